@@ -1,0 +1,30 @@
+# One word for each daily command. PYTHON names an environment with `pip install -e ".[dev]"`.
+PYTHON ?= python
+
+.PHONY: help install test lint format typecheck demo ci
+
+help:  ## Say what each word does
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install:  ## Install perfsim for development, with the tools
+	$(PYTHON) -m pip install -e ".[dev]"
+
+test:  ## Run the tests and the examples in docstrings
+	$(PYTHON) -m pytest
+
+lint:  ## Check style and format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format:  ## Put the format right
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+typecheck:  ## Check the types
+	$(PYTHON) -m mypy
+
+demo:  ## Run the demonstration into out/
+	$(PYTHON) -c "from perfsim.cli import main; main()" demo --out out
+
+ci:  ## What must pass before a change is merged
+	.ci/run

@@ -1,0 +1,77 @@
+"""Fused attention, for prefill and for decode."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from perfsim.cost.estimate import EXTRAPOLATED, ROOFLINE, Cost
+from perfsim.cost.roofline import kernel_cost, matrix_peak_flop_per_s
+from perfsim.ops.operators import Attention
+from perfsim.spec.hardware import Cluster
+from perfsim.units import DTYPE_BYTES
+
+__all__ = ["attention_cost", "attention_seconds"]
+
+FUSED_HEAD_DIM = 256
+"""Widest head of the widely used fused kernels (Dao, FlashAttention-2, 2023); wider ones are priced as if fused."""
+
+
+def attention_cost(cluster: Cluster, work: Attention, *, kv_in_l2: bool = False) -> Cost:
+    """Price fused attention: scores never leave the chip, Q, K, V and the result pass memory once."""
+    keys = work.sequences * work.context_tokens * work.num_kv_heads * work.head_dim * DTYPE_BYTES[work.kv_dtype]
+    hbm_bytes = work.read_bytes + work.written_bytes - (2 * keys if kv_in_l2 else 0)
+    return kernel_cost(
+        cluster,
+        flop=work.flop,
+        flop_per_s=matrix_peak_flop_per_s(cluster, work.dtype),
+        hbm_bytes=hbm_bytes,
+        efficiency=cluster.efficiency.attention,
+        source=EXTRAPOLATED if np.max(work.head_dim) > FUSED_HEAD_DIM else ROOFLINE,
+    )
+
+
+def attention_seconds(
+    cluster: Cluster, *, batch: ArrayLike, query_tokens: ArrayLike, context_tokens: ArrayLike, num_heads: ArrayLike,
+    num_kv_heads: ArrayLike, head_dim: ArrayLike, dtype: str = "bf16", kv_dtype: str = "bf16", causal: bool = True,
+    kv_in_l2: bool = False,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Estimate the time of fused attention kernels.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    batch : array_like
+        Sequences.
+    query_tokens : array_like
+        New tokens of each sequence: 1 in decode.
+    context_tokens : array_like
+        All keys that are seen, the new tokens included; a causal mask aligns at the end.
+    num_heads, num_kv_heads, head_dim : array_like
+    dtype, kv_dtype : str
+        Data types of the computation and of K and V.
+    causal : bool
+    kv_in_l2 : bool
+        Whether K and V are in L2 already; in a model they come from memory.
+
+    Returns
+    -------
+    ndarray
+        Seconds.
+
+    Raises
+    ------
+    InputError
+        The device does not multiply in `dtype`.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> seconds = perfsim.cost.attention_seconds(
+    ...     perfsim.load_cluster("dgx-h100"), batch=[1, 8], query_tokens=2048, context_tokens=2048,
+    ...     num_heads=32, num_kv_heads=8, head_dim=128)
+    >>> seconds.shape
+    (2,)
+    """
+    sizes = (np.asarray(x, float) for x in (batch, query_tokens, context_tokens, num_heads, num_kv_heads, head_dim))
+    return np.asarray(attention_cost(cluster, Attention(*sizes, dtype, kv_dtype, causal), kv_in_l2=kv_in_l2).seconds)

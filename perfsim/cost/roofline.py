@@ -1,0 +1,62 @@
+"""The speed of light of kernels: datasheet peaks and compulsory bytes, and documented fractions of them.
+
+Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perfsim.cost.estimate import ROOFLINE, Cost
+from perfsim.errors import InputError
+from perfsim.ops.operators import Quantity
+from perfsim.spec.hardware import Cluster
+
+__all__ = ["kernel_cost", "matrix_peak_flop_per_s"]
+
+
+def matrix_peak_flop_per_s(cluster: Cluster, dtype: str) -> float:
+    """Dense matrix FLOP/s of one device in `dtype`.
+
+    Raises
+    ------
+    InputError
+        The device does not multiply in `dtype`.
+    """
+    peaks = cluster.accelerator.peak_flop_per_s
+    if dtype not in peaks:
+        known = ", ".join(peaks)
+        raise InputError.of("dtype", dtype, f"must be a dtype that {cluster.accelerator.name} multiplies in ({known})")
+    return float(peaks[dtype])
+
+
+def kernel_cost(
+    cluster: Cluster, *, flop: Quantity, flop_per_s: float, hbm_bytes: Quantity, efficiency: float, source: str = ROOFLINE
+) -> Cost:
+    """Price a kernel: compute and memory traffic overlap, each at a fraction of its peak, plus a fixed time.
+
+    ``t = max(flop / (efficiency peak), bytes / (efficiency.memory bandwidth)) + kernel_s``
+
+    Parameters
+    ----------
+    cluster : Cluster
+    flop, hbm_bytes : float or array
+    flop_per_s : float
+        Peak of the units that compute.
+    efficiency : float
+        Fraction of that peak that the kernel reaches.
+    source : str
+        Provenance of the estimate.
+    """
+    bandwidth = cluster.accelerator.memory_bytes_per_s
+    compute_s = np.asarray(flop) / (flop_per_s * efficiency)
+    memory_s = np.asarray(hbm_bytes) / (bandwidth * cluster.efficiency.memory)
+    overhead_s = cluster.efficiency.kernel_s
+    return Cost(
+        seconds=np.maximum(compute_s, memory_s) + overhead_s,
+        compute_s=compute_s,
+        memory_s=memory_s,
+        overhead_s=overhead_s,
+        roofline_s=np.maximum(np.asarray(flop) / flop_per_s, np.asarray(hbm_bytes) / bandwidth),
+        source=source,
+    )

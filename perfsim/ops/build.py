@@ -1,0 +1,125 @@
+"""From a scenario to its operator graph."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from perfsim.ops.graph import OperatorGraph
+from perfsim.ops.layers import REPLICATED, SHARDED, Slot, Tokens, Weight, layer_operators
+from perfsim.ops.nodes import Edge, Operator, Tensor
+from perfsim.ops.operators import Collective, Nothing, Transfer, Work
+from perfsim.spec.scenario import Scenario
+
+__all__ = ["operator_graph"]
+
+
+def operator_graph(scenario: Scenario, microbatch_size: int | None = None) -> OperatorGraph:
+    """Make the operator graph of a scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    microbatch_size : int, optional
+        Sequences of the microbatch whose device shapes and work the graph carries; the scenario's when left out. The
+        ragged last microbatch has a graph of its own, with the same operators in the same order.
+
+    Returns
+    -------
+    OperatorGraph
+    """
+    builder = _Builder(scenario, scenario.microbatch_size if microbatch_size is None else microbatch_size)
+    return builder.build()
+
+
+class _Builder:
+    """Strings the operators of all stages together; `held` is the output that the next operator takes."""
+
+    def __init__(self, scenario: Scenario, sequences: int) -> None:
+        self.scenario, self.sequences = scenario, sequences
+        self.tensor = scenario.plan.tensor
+        workload = scenario.workload
+        self.tokens = Tokens(
+            sequences, workload.query_tokens, workload.sequence_length,
+            workload.causal, scenario.dtype, scenario.kv_dtype,
+        )  # fmt: skip
+        stages = range(scenario.plan.pipeline)
+        self.devices = [tuple(scenario.stage_devices(stage)) for stage in stages]
+        self.spans = [self._span(stage) for stage in stages]
+        self.operators: list[Operator] = []
+        self.edges: list[Edge] = []
+
+    def build(self) -> OperatorGraph:
+        scenario = self.scenario
+        hidden = self._tensor(Slot("hidden", scenario.model.hidden_size))
+        held = self._point("input", "input", 0, (), hidden)
+        held = self._point("split", "split", 0, (held,), hidden)
+        last = scenario.plan.pipeline - 1
+        for stage in range(scenario.plan.pipeline):
+            for layer in scenario.stage_layers(stage):
+                held = self._layer(stage, layer, held)
+            if stage < last:
+                held = self._hand_over(stage, held, hidden)
+        held = self._point("gather", "gather", last, (held,), hidden)
+        self._point("output", "output", last, (held,), None)
+        resolved = dataclasses.replace(
+            scenario.plan, microbatch_size=scenario.microbatch_size, layers_per_stage=scenario.layers_per_stage
+        )
+        workload = dataclasses.replace(scenario.workload, dtype=scenario.dtype, kv_dtype=scenario.kv_dtype)
+        return OperatorGraph(tuple(self.operators), tuple(self.edges), scenario.model, resolved, workload)
+
+    def _span(self, stage: int) -> tuple[int, ...]:
+        """Members of a stage's tensor groups at each network tier; where replicas differ, the widest."""
+        spans = (self.scenario.cluster.span(self.scenario.tensor_group(stage, r)) for r in range(self.scenario.plan.data))
+        return max(set(spans), key=lambda span: (len(span), span))
+
+    def _tensor(self, slot: Slot) -> Tensor:
+        batch, query = self.scenario.workload.batch_size, self.tokens.query
+        device_shape = (self.sequences, query, slot.device_width(self.tensor))
+        return Tensor(slot.name, (batch, query, slot.width), device_shape, slot.placement, self.tokens.dtype)
+
+    def _add(
+        self, name: str, op: str, kind: str, stage: int, layer: int | None, work: Work,
+        inputs: tuple[tuple[str, int], ...], outputs: tuple[Tensor, ...], weight: Weight | None = None,
+    ) -> None:  # fmt: skip
+        """Append an operator and the edges from where its inputs come."""
+        tensors = tuple(self._output(producer, output) for producer, output in inputs)
+        self.operators.append(Operator(name, op, kind, stage, layer, self.devices[stage], tensors, outputs, work, weight))
+        self.edges.extend(Edge(producer, output, name, i) for i, (producer, output) in enumerate(inputs))
+
+    def _output(self, producer: str, output: int) -> Tensor:
+        operator = next(operator for operator in reversed(self.operators) if operator.name == producer)
+        return operator.outputs[output]
+
+    def _point(
+        self, name: str, kind: str, stage: int, inputs: tuple[tuple[str, int], ...], output: Tensor | None
+    ) -> tuple[str, int]:
+        """Append an operator without cost."""
+        self._add(name, kind, kind, stage, None, Nothing(), inputs, () if output is None else (output,))
+        return name, 0
+
+    def _layer(self, stage: int, layer: int, held: tuple[str, int]) -> tuple[str, int]:
+        where = {"layer_input": held}
+        for listed in layer_operators(self.scenario.model, self.tokens, self.tensor, self.spans[stage]):
+            name = f"layer_{layer:02d}.{listed.op}"
+            inputs = tuple(where[slot.name] for slot in listed.inputs)
+            outputs = tuple(self._tensor(slot) for slot in listed.outputs)
+            self._add(name, listed.op, listed.work.kind, stage, layer, listed.work, inputs, outputs, listed.weight)
+            where.update({slot.name: (name, i) for i, slot in enumerate(listed.outputs)})
+        return name, 0
+
+    def _hand_over(self, stage: int, held: tuple[str, int], hidden: Tensor) -> tuple[str, int]:
+        """Send the hidden state from a stage to the next, whole or in shares that the receivers gather."""
+        scenario = self.scenario
+        shared = scenario.plan.scatter_gather and self.tensor > 1
+        wire = self._tensor(Slot("hidden", scenario.model.hidden_size, SHARDED if shared else REPLICATED))
+        pairs = zip(self.devices[stage], self.devices[stage + 1], strict=True)
+        tier = max(scenario.cluster.tier_between(first, second) for first, second in pairs)
+        send, receive = f"stage_{stage}.send", f"stage_{stage + 1}.receive"
+        self._add(send, "send", "transfer", stage, None, Transfer(wire.device_bytes, tier), (held,), (wire,))
+        held = self._point(receive, "receive", stage + 1, ((send, 0),), wire)
+        if not shared:
+            return held
+        gather = f"stage_{stage + 1}.all_gather"
+        work = Collective("all_gather", hidden.device_bytes, self.spans[stage + 1])
+        self._add(gather, "all_gather", "collective", stage + 1, None, work, (held,), (hidden,))
+        return gather, 0

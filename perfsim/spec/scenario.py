@@ -1,0 +1,236 @@
+"""A scenario: a cluster, a model, a plan and a workload, checked as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from perfsim.errors import Faults, InputError, did_you_mean
+from perfsim.spec.hardware import Cluster
+from perfsim.spec.model import Model
+from perfsim.spec.plan import Plan
+from perfsim.spec.workload import Workload
+
+__all__ = ["Scenario"]
+
+_PARTS = {"cluster": Cluster, "model": Model, "plan": Plan, "workload": Workload}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """WHAT is simulated.
+
+    Tensor ranks are numbered fastest, then replicas, then stages: the devices of stage ``s`` and replica ``r`` are
+    ``(s * data + r) * tensor`` and the next ``tensor - 1``.
+
+    Attributes
+    ----------
+    cluster : Cluster
+    model : Model
+    plan : Plan
+    workload : Workload
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> scenario = perfsim.load_scenario("seed-improved")
+    >>> scenario.layers_per_stage, scenario.num_microbatches
+    ((8, 8), 1024)
+    >>> scenario.with_(batch_size=100, microbatch_size=8).microbatch_sizes[-1]
+    4
+    """
+
+    cluster: Cluster
+    model: Model
+    plan: Plan
+    workload: Workload
+
+    def __post_init__(self) -> None:
+        faults = Faults()
+        whole = [faults.instance(name, getattr(self, name), kind) for name, kind in _PARTS.items()]
+        faults.raise_if_any()
+        if all(whole):
+            _check_together(self, faults)
+        faults.raise_if_any()
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the computation."""
+        return self.workload.dtype or self.model.dtype
+
+    @property
+    def kv_dtype(self) -> str:
+        """Data type of the KV cache."""
+        return self.workload.kv_dtype or self.dtype
+
+    @property
+    def replica_batch(self) -> int:
+        """Sequences that one replica computes."""
+        return self.workload.batch_size // self.plan.data
+
+    @property
+    def microbatch_size(self) -> int:
+        """Sequences of every microbatch but perhaps the last."""
+        if self.plan.microbatch_size is not None:
+            return min(self.plan.microbatch_size, self.replica_batch)
+        return -(-self.replica_batch // self.plan.pipeline)
+
+    @property
+    def num_microbatches(self) -> int:
+        """Microbatches that one replica computes."""
+        return -(-self.replica_batch // self.microbatch_size)
+
+    @cached_property
+    def microbatch_sizes(self) -> tuple[int, ...]:
+        """Sequences of each microbatch of one replica; the last may be smaller."""
+        full, rest = divmod(self.replica_batch, self.microbatch_size)
+        return (self.microbatch_size,) * full + ((rest,) if rest else ())
+
+    @cached_property
+    def layers_per_stage(self) -> tuple[int, ...]:
+        """Number of layers of each stage."""
+        if self.plan.layers_per_stage is not None:
+            return self.plan.layers_per_stage
+        even, rest = divmod(self.model.num_hidden_layers, self.plan.pipeline)
+        return tuple(even + (stage < rest) for stage in range(self.plan.pipeline))
+
+    def stage_layers(self, stage: int) -> range:
+        """Indices of the layers of a stage."""
+        first = sum(self.layers_per_stage[:stage])
+        return range(first, first + self.layers_per_stage[stage])
+
+    def tensor_group(self, stage: int, replica: int) -> range:
+        """Devices that share the layers of a stage in one replica."""
+        first = (stage * self.plan.data + replica) * self.plan.tensor
+        return range(first, first + self.plan.tensor)
+
+    def stage_devices(self, stage: int) -> range:
+        """Devices of a stage, of all replicas."""
+        width = self.plan.data * self.plan.tensor
+        return range(stage * width, (stage + 1) * width)
+
+    def with_(self, **changes: Any) -> Scenario:
+        """Make a changed copy.
+
+        Parameters
+        ----------
+        **changes
+            Fields of the workload, the plan, the model or the cluster by name; whole parts as ``plan=...``; nested
+            fields by dotted name, as in ``**{"cluster.accelerator.tdp_watt": 500}``.
+
+        Returns
+        -------
+        Scenario
+
+        Raises
+        ------
+        InputError
+            A field is unknown or stands in more than one part, or the changed scenario is impossible.
+        """
+        faults = Faults()
+        parts: dict[str, Any] = {name: changes.pop(name, getattr(self, name)) for name in _PARTS}
+        nested: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            path = _locate(name, faults)
+            if path:
+                nested.setdefault(path[0], {})[path[1]] = value
+        faults.raise_if_any()
+        for part, fields in nested.items():
+            try:
+                parts[part] = replace_nested(parts[part], fields)
+            except InputError as error:
+                faults.take(error)
+        faults.raise_if_any()
+        return Scenario(**parts)
+
+
+def replace_nested(value: Any, changes: dict[str, Any]) -> Any:
+    """Copy a dataclass or mapping with changed fields, nested ones by dotted name."""
+    flat: dict[str, Any] = {}
+    deeper: dict[str, dict[str, Any]] = {}
+    for path, new in changes.items():
+        head, _, tail = path.partition(".")
+        if tail:
+            deeper.setdefault(head, {})[tail] = new
+        else:
+            flat[head] = new
+    for head, inner in deeper.items():
+        flat[head] = replace_nested(_member(value, head), inner)
+    if isinstance(value, tuple):
+        return tuple(flat.get(str(index), item) for index, item in enumerate(value))
+    if isinstance(value, dict):
+        return type(value)({**value, **flat})
+    return dataclasses.replace(value, **flat)
+
+
+def _member(value: Any, name: str) -> Any:
+    if isinstance(value, tuple):
+        return value[int(name)]
+    return value[name] if isinstance(value, dict) else getattr(value, name)
+
+
+def _members(value: type | Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(value)]
+
+
+def _locate(name: str, faults: Faults) -> tuple[str, str] | None:
+    """Find the part of a scenario that a field name means, and the path inside that part."""
+    part, _, path = name.partition(".")
+    if path:
+        if part in _PARTS and path.partition(".")[0] in _members(_PARTS[part]):
+            return part, path
+        owners: list[str] = []
+    else:
+        owners = [owner for owner, kind in _PARTS.items() if name in _members(kind)]
+        if len(owners) == 1:
+            return owners[0], name
+    if owners:
+        faults.add(name, "...", "stands in more than one part", f"write {' or '.join(f'{o}.{name}' for o in owners)}")
+    else:
+        known = [*_PARTS, *(f for kind in _PARTS.values() for f in _members(kind))]
+        faults.add(name, "...", "is not a field of a scenario", did_you_mean(name, known))
+    return None
+
+
+def _check_together(scenario: Scenario, faults: Faults) -> None:
+    """Record what the parts of a scenario do not allow of each other."""
+    cluster, model, plan, workload = scenario.cluster, scenario.model, scenario.plan, scenario.workload
+    if plan.num_devices > cluster.num_devices:
+        faults.add(
+            "plan", f"{plan.tensor} tensor x {plan.pipeline} pipeline x {plan.data} data = {plan.num_devices} devices",
+            f"must be at most the {cluster.num_devices} devices of the cluster",
+            f"use smaller degrees, or a cluster with num_devices={plan.num_devices}",
+        )  # fmt: skip
+    for name, size in (
+        ("num_attention_heads", model.num_attention_heads),
+        ("num_key_value_heads", model.kv_heads),
+        ("intermediate_size", model.intermediate_size),
+        ("hidden_size", model.hidden_size),
+    ):
+        if size % plan.tensor:
+            legal = [str(d) for d in range(1, min(size, cluster.num_devices) + 1) if size % d == 0]
+            faults.add(
+                "plan.tensor", plan.tensor, f"must divide model.{name} = {size}", f"use one of {', '.join(legal)}"
+            )
+    if plan.pipeline > model.num_hidden_layers:
+        faults.add(
+            "plan.pipeline", plan.pipeline, f"must be at most the {model.num_hidden_layers} layers of the model",
+            "each stage needs a layer",
+        )  # fmt: skip
+    elif plan.layers_per_stage is not None and sum(plan.layers_per_stage) != model.num_hidden_layers:
+        faults.add(
+            "plan.layers_per_stage", list(plan.layers_per_stage),
+            f"must add up to the {model.num_hidden_layers} layers of the model",
+        )  # fmt: skip
+    if workload.batch_size % plan.data:
+        faults.add(
+            "workload.batch_size", workload.batch_size, f"must be a multiple of plan.data = {plan.data}",
+            "every replica takes an equal share",
+        )  # fmt: skip
+    if scenario.dtype not in cluster.accelerator.peak_flop_per_s:
+        known = ", ".join(cluster.accelerator.peak_flop_per_s)
+        faults.add(
+            "workload.dtype", scenario.dtype, f"must be a dtype that {cluster.accelerator.name} multiplies in ({known})"
+        )
