@@ -6,4 +6,5 @@ from perfsim.spec.plan import Plan
 from perfsim.spec.scenario import Scenario
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.build import operator_graph
+from perfsim.simulation import simulate, Result
 from perfsim import cost

@@ -136,6 +136,16 @@ class Collective:
         """Bytes that one device gets out."""
         return self.payload_bytes / self.group_size if self.op == "reduce_scatter" else self.payload_bytes
 
+    @property
+    def wire_bytes(self) -> tuple[Quantity, ...]:
+        """Bytes that one device sends at each network tier, as rings inside and across the domains send them."""
+        share, sent = self.payload_bytes, []
+        for members in self.span:
+            ring = share * (members - 1) / members
+            sent.append(2 * ring if self.op == "all_reduce" else ring)
+            share = share / members
+        return tuple(sent)
+
 
 @dataclass(frozen=True)
 class Transfer:

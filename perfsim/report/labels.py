@@ -1,0 +1,192 @@
+"""The words and colours that the pictures share: how a tensor, a list of devices or an operator is written in a label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from perfsim.ops.graph import OperatorGraph
+from perfsim.ops.nodes import Operator, Tensor
+
+__all__ = [
+    "FONT", "INK", "Axes", "devices_text", "family", "fill", "heads_axes", "html", "inputs_of", "legend",
+    "outputs_of", "parallelism", "per_device_text", "quote", "ranges", "shape_text",
+]  # fmt: skip
+
+FONT = "Helvetica,Arial,sans-serif"
+INK = "#1A1A1A"
+
+Axes = Mapping[int, tuple[int, int]]
+"""Heads and head size of the tensors that attention takes and gives, by the identity of the tensor."""
+
+# Fill and border of each family: Okabe and Ito's palette for the colour-blind, the fills mixed with white.
+_COLOURS = {
+    "matmul": ("#CCE3F0", "#0072B2"),
+    "attention": ("#CCECE3", "#009E73"),
+    "elementwise": ("#FCFAD9", "#8A8200"),
+    "collective": ("#FAE5CC", "#D55E00"),
+    "transfer": ("#F5E4ED", "#B0487F"),
+    "split or gather": ("#E6E6E6", "#4D4D4D"),
+    "input or output": ("#FFFFFF", "#1A1A1A"),
+}
+_FAMILIES = {
+    "receive": "transfer",
+    "split": "split or gather",
+    "gather": "split or gather",
+    "input": "input or output",
+    "output": "input or output",
+}
+
+
+def quote(text: str) -> str:
+    r"""Write a text as a quoted DOT string; its line breaks become centred lines.
+
+    Examples
+    --------
+    >>> quote('a "b"')
+    '"a \\"b\\""'
+    """
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def html(text: str) -> str:
+    """Escape a text for an HTML-like label.
+
+    Examples
+    --------
+    >>> html("[1, 8] -> <q>")
+    '[1, 8] -&gt; &lt;q&gt;'
+    """
+    for plain, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(plain, entity)
+    return text
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Write whole numbers as ranges.
+
+    Examples
+    --------
+    >>> ranges([0, 1, 2, 3, 8])
+    '0-3, 8'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def devices_text(devices: Iterable[int]) -> str:
+    """Write which devices carry something out.
+
+    Examples
+    --------
+    >>> devices_text(range(8))
+    'GPU: 0-7'
+    """
+    return f"GPU: {ranges(devices)}"
+
+
+def family(operator: Operator) -> str:
+    """Colour family of an operator, as the legend names it."""
+    return _FAMILIES.get(operator.kind, operator.kind)
+
+
+def fill(name: str) -> tuple[str, str]:
+    """Fill and border of a colour family."""
+    return _COLOURS.get(name, ("#FFFFFF", INK))
+
+
+def heads_axes(graph: OperatorGraph) -> Axes:
+    """Find the tensors whose last axis is made of heads: what attention takes and gives."""
+    found: dict[int, tuple[int, int]] = {}
+    for operator in graph:
+        if operator.kind == "attention":
+            size = graph.model.head_size
+            for tensor in (*operator.inputs, *operator.outputs):
+                found[id(tensor)] = (tensor.shape[-1] // size, size)
+    return found
+
+
+def shape_text(graph: OperatorGraph, tensor: Tensor, axes: Axes) -> str:
+    """Write the shape of the whole batch with the names of its axes."""
+    batch, tokens, width = tensor.shape
+    if id(tensor) in axes:
+        heads, size = axes[id(tensor)]
+        last = f"heads={heads}, head_dim={size}"
+    elif width == graph.model.intermediate_size != graph.model.hidden_size:
+        last = f"ffn={width}"
+    else:
+        last = f"hidden={width}"
+    return f"[batch={batch}, seq={tokens}, {last}]"
+
+
+def inputs_of(operator: Operator) -> tuple[Tensor, ...]:
+    """Tensors that go in; the model's input has none of its own, and shows what it hands on."""
+    return operator.inputs or operator.outputs
+
+
+def outputs_of(operator: Operator) -> tuple[Tensor, ...]:
+    """Tensors that come out; the model's output has none of its own, and shows what it takes."""
+    return operator.outputs or operator.inputs
+
+
+def per_device_text(operator: Operator) -> str:
+    """Write what one device takes and gives of one microbatch.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> graph = perfsim.operator_graph(perfsim.load_scenario("seed-improved"))
+    >>> per_device_text(graph["layer_00.qkv_proj"])
+    'per GPU: [1, 10000, 8192] → 3 × [1, 10000, 1024]'
+    """
+    return f"per GPU: {_device_shapes(inputs_of(operator))} → {_device_shapes(outputs_of(operator))}"
+
+
+def _device_shapes(tensors: Sequence[Tensor]) -> str:
+    counts: dict[tuple[int, ...], int] = {}
+    for tensor in tensors:
+        counts[tensor.device_shape] = counts.get(tensor.device_shape, 0) + 1
+    return ", ".join(f"{count} × {list(shape)}" if count > 1 else f"{list(shape)}" for shape, count in counts.items())
+
+
+def parallelism(graph: OperatorGraph, operator: Operator) -> str:
+    """Say in a few words how the tensor ranks share an operator.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> graph = perfsim.operator_graph(perfsim.load_scenario("seed-improved"))
+    >>> parallelism(graph, graph["layer_00.mlp_down"])
+    'row-parallel matmul'
+    """
+    plan, tensor = graph.plan, graph.plan.tensor
+    if operator.kind == "matmul" and operator.weight is not None and tensor > 1:
+        return {1: "column-parallel matmul", 0: "row-parallel matmul"}.get(operator.weight.shard_axis or 0, "matmul")
+    if operator.kind == "attention" and tensor > 1:
+        heads = graph.model.num_attention_heads
+        return f"attention, {heads // tensor} of {heads} heads on each GPU"
+    if operator.kind == "collective":
+        return f"{operator.op.replace('_', '-')} over {tensor} GPUs"
+    if operator.kind == "split":
+        size = plan.microbatch_size or graph.workload.batch_size
+        count = math.ceil(graph.workload.batch_size / plan.data / size)
+        copies = f", the same on {tensor} GPUs" if tensor > 1 else ""
+        return f"{count} microbatch{'es' if count > 1 else ''} of {size}{copies}"
+    return operator.kind
+
+
+def legend(families: Iterable[str]) -> str:
+    """Write the cells of a legend: one a colour family, with the shape that goes with it."""
+    shapes = {"collective": "ellipse", "transfer": "ellipse", "split or gather": "parallelogram"}
+    cells = []
+    for name in families:
+        light, border = fill(name)
+        shape = shapes.get(name, "hexagon" if name == "input or output" else "box")
+        cells.append(f'<TD BGCOLOR="{light}" COLOR="{border}">{html(f"{name} ({shape})")}</TD>')
+    return "".join(cells)

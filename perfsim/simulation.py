@@ -1,0 +1,238 @@
+"""The path from a scenario to a result, on one screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perfsim.errors import Faults
+from perfsim.ops.graph import OperatorGraph
+from perfsim.ops.verify import closed_form_flop
+from perfsim.report import frames, load_balance, memory_report
+from perfsim.report.lanes import Run
+from perfsim.schedule.program import Program, make_program
+from perfsim.sim.timeline import Timeline
+from perfsim.spec.scenario import Scenario
+from perfsim.units import format_bytes, format_seconds, seconds
+
+__all__ = ["DETAILS", "ENGINES", "Result", "simulate"]
+
+ENGINES = ("compiled", "simpy")
+DETAILS = ("folded", "full")
+
+
+def simulate(scenario: Scenario, *, engine: str = "compiled", detail: str = "folded") -> Result:
+    """Simulate a scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    engine : str
+        ``compiled``, or ``simpy`` for the event-by-event simulation; both give the same times to the bit.
+    detail : str
+        ``folded`` simulates one of the devices that do the same, ``full`` all of them; both give the same times to the
+        bit, and the reports show every device either way.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    InputError
+        `engine` or `detail` is unknown.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> result = perfsim.simulate(perfsim.load_scenario("seed-improved").with_(batch_size=16))
+    >>> result.load_balance.shape[0]
+    16
+    """
+    faults = Faults("simulate")
+    faults.choice("engine", engine, ENGINES)
+    faults.choice("detail", detail, DETAILS)
+    faults.raise_if_any()
+    program = make_program(scenario, folded=detail == "folded")
+    return Result(scenario, Run(program, Timeline(program.task_graph, _run(program, engine))), engine, detail)
+
+
+def _run(program: Program, engine: str) -> NDArray[np.int64]:
+    """Run a program on one of the engines, which bring heavy libraries with them."""
+    if engine == "compiled":
+        from perfsim.sim.compiled import run_compiled
+
+        return run_compiled(program.task_graph)
+    from perfsim.sim.events import run_simpy
+
+    return run_simpy(program.task_graph, program.describe)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a simulation found; everything beyond the times is derived when it is asked for.
+
+    Attributes
+    ----------
+    scenario : Scenario
+    run : Run
+        The program and the times of its tasks.
+    engine, detail : str
+        How it was simulated.
+    """
+
+    scenario: Scenario
+    run: Run = field(repr=False)
+    engine: str = "compiled"
+    detail: str = "folded"
+
+    @property
+    def makespan_s(self) -> float:
+        """Seconds until the last output of the last microbatch."""
+        return float(seconds(self.run.makespan_ps))
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Computed tokens of the whole batch over the makespan."""
+        return self.scenario.workload.tokens / self.makespan_s
+
+    @cached_property
+    def first_sequence_s(self) -> float:
+        """Seconds until the first microbatch, and with it the first sequence, has left the last stage."""
+        return float(seconds(self.run.end_ps[0].max()))
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOP utilization: the FLOP that the workload asks for (causal: half of the pairs) over the dense peak."""
+        return self._mfu(self.scenario.workload.causal)
+
+    @property
+    def mfu_full_attention(self) -> float:
+        """The same with the FLOP of all pairs of tokens, masked or not, as some reports count it."""
+        return self._mfu(causal=False)
+
+    def _mfu(self, causal: bool) -> float:
+        workload = dataclasses.replace(self.scenario.workload, causal=causal)
+        peak = self.scenario.cluster.accelerator.peak_flop_per_s[self.scenario.dtype]
+        available = self.makespan_s * self.scenario.plan.num_devices * peak
+        return closed_form_flop(self.scenario.model, workload) / available
+
+    @property
+    def bubble_fraction(self) -> float:
+        """Mean share of the makespan in which a device is idle."""
+        return float(self.load_balance["bubble_fraction"].mean())
+
+    @property
+    def communication_fraction(self) -> float:
+        """Mean share of the makespan in which a device communicates, beside kernels or not."""
+        return float(self.load_balance["communication_s"].mean() / self.makespan_s)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every device has memory enough."""
+        return bool(self.memory["fits"].all())
+
+    @property
+    def dag(self) -> OperatorGraph:
+        """The operator graph."""
+        return self.run.program.graphs[0]
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """Every execution on every device; see `perfsim.report.frames.timeline_frame`."""
+        return frames.timeline_frame(self.run)
+
+    @cached_property
+    def load_balance(self) -> pd.DataFrame:
+        """One row a device; see `perfsim.report.load_balance.load_balance_frame`."""
+        return load_balance.load_balance_frame(self.run)
+
+    @cached_property
+    def links(self) -> pd.DataFrame:
+        """One row a device and network tier; see `perfsim.report.load_balance.links_frame`."""
+        return load_balance.links_frame(self.run)
+
+    @cached_property
+    def activations(self) -> tuple[memory_report.Activations, ...]:
+        """Activations over time, for each slot of the program."""
+        slots = range(self.run.program.template.num_slots)
+        return tuple(memory_report.activations_over_time(self.run, slot) for slot in slots)
+
+    @cached_property
+    def memory(self) -> pd.DataFrame:
+        """One row a device; see `perfsim.report.memory_report.memory_frame`."""
+        return memory_report.memory_frame(self.run, self.activations)
+
+    @cached_property
+    def memory_findings(self) -> tuple[str, ...]:
+        """What fits, what does not and by how much, in plain words."""
+        return memory_report.memory_findings(self.run, self.memory, self.operators)
+
+    def memory_over_time(self, device: int = 0) -> pd.DataFrame:
+        """Memory of one device from instant to instant; see `perfsim.report.memory_report.memory_over_time_frame`."""
+        slot = self.run.slot_of(device)
+        return memory_report.memory_over_time_frame(self.run, self.activations[slot], slot)
+
+    def memory_at_peak(self, device: int = 0) -> pd.DataFrame:
+        """What lives on one device at its peak; see `perfsim.report.memory_report.peak_frame`."""
+        slot = self.run.slot_of(device)
+        return memory_report.peak_frame(self.run, self.activations[slot], slot)
+
+    @cached_property
+    def operators(self) -> pd.DataFrame:
+        """One row an operator; see `perfsim.report.frames.operators_frame`."""
+        return frames.operators_frame(self.run)
+
+    @cached_property
+    def critical_path(self) -> pd.DataFrame:
+        """The executions that determine the makespan; see `perfsim.report.frames.critical_path_frame`."""
+        return frames.critical_path_frame(self.run)
+
+    @property
+    def summary(self) -> pd.Series:
+        """The main figures."""
+        stage_busy_s = self.load_balance.groupby("stage")["busy_s"].mean()
+        return pd.Series(
+            {
+                "makespan_s": self.makespan_s,
+                "tokens_per_s": self.tokens_per_s,
+                "first_sequence_s": self.first_sequence_s,
+                "mfu": self.mfu,
+                "mfu_full_attention": self.mfu_full_attention,
+                "bubble_fraction": self.bubble_fraction,
+                "communication_fraction": self.communication_fraction,
+                "busy_max_over_mean": float(self.load_balance["busy_over_mean"].max()),
+                "stage_busy_max_over_mean": float(stage_busy_s.max() / stage_busy_s.mean()),
+                "peak_bytes": int(self.memory["peak_bytes"].max()),
+                "capacity_bytes": int(self.memory["capacity_bytes"].min()),
+                "fits": self.fits,
+            },
+            dtype=object,
+            name="result",
+        )
+
+    def __str__(self) -> str:
+        plan, workload = self.scenario.plan, self.scenario.workload
+        return "\n".join(
+            [
+                f"{self.scenario.model.name} on {plan.num_devices} x {self.scenario.cluster.accelerator.name}, "
+                f"TP{plan.tensor} x PP{plan.pipeline} x DP{plan.data} {plan.schedule}, "
+                f"{workload.phase} of {workload.batch_size} x {workload.sequence_length} tokens",
+                f"makespan {format_seconds(self.makespan_s)}, {self.tokens_per_s:,.0f} tokens/s, "
+                f"first sequence after {format_seconds(self.first_sequence_s)}",
+                f"MFU {self.mfu:.1%} (all pairs counted: {self.mfu_full_attention:.1%}), bubble {self.bubble_fraction:.1%}, "
+                f"communicating {self.communication_fraction:.1%}",
+                f"memory {format_bytes(self.memory['peak_bytes'].max())} of "
+                f"{format_bytes(self.memory['capacity_bytes'].min())} a GPU: {'fits' if self.fits else 'DOES NOT FIT'}",
+            ]
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.summary.to_frame(str(self.scenario.plan)).to_html()
