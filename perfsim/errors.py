@@ -136,7 +136,7 @@ class Faults:
             isinstance(value, numbers.Real)
             and not isinstance(value, bool)
             and math.isfinite(value)
-            and above < value <= at_most
+            and above < float(value) <= at_most
         )
         if not good:
             upper = "" if at_most == math.inf else f" and at most {at_most:g}"

@@ -1,8 +1,7 @@
-"""HOW BIG: what weights, KV cache, buffers and activations take, when operators allocate and free, and what fits on chip."""
+"""HOW BIG: weights, KV cache, buffers and activations, what operators allocate and free, and what fits on chip."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from perfsim.ops.graph import OperatorGraph
@@ -157,8 +156,7 @@ def tile_bytes(operator: Operator, head_size: int) -> int:
     A double-buffered 128 x 128 x 64 tile for a matrix multiplication; 64 queries and 64 keys and values of whole heads
     for attention; a whole row for a norm, which reads it twice.
     """
-    tensors: Iterable = operator.inputs
-    element = max((DTYPE_BYTES[tensor.dtype] for tensor in tensors), default=0)
+    element = max((DTYPE_BYTES[tensor.dtype] for tensor in operator.inputs), default=0)
     if operator.kind == "matmul":
         return 2 * 2 * _TILE * _TILE_DEPTH * element
     if operator.kind == "attention":

@@ -108,7 +108,7 @@ class Result:
 
     @property
     def mfu(self) -> float:
-        """Model FLOP utilization: the FLOP that the workload asks for (causal: half of the pairs) over the dense peak."""
+        """Model FLOP utilization: the FLOP that the workload asks for (causal: half of the pairs) over the peak."""
         return self._mfu(self.scenario.workload.causal)
 
     @property
@@ -225,8 +225,8 @@ class Result:
                 f"{workload.phase} of {workload.batch_size} x {workload.sequence_length} tokens",
                 f"makespan {format_seconds(self.makespan_s)}, {self.tokens_per_s:,.0f} tokens/s, "
                 f"first sequence after {format_seconds(self.first_sequence_s)}",
-                f"MFU {self.mfu:.1%} (all pairs counted: {self.mfu_full_attention:.1%}), bubble {self.bubble_fraction:.1%}, "
-                f"communicating {self.communication_fraction:.1%}",
+                f"MFU {self.mfu:.1%} (all pairs counted: {self.mfu_full_attention:.1%}), "
+                f"bubble {self.bubble_fraction:.1%}, communicating {self.communication_fraction:.1%}",
                 f"memory {format_bytes(self.memory['peak_bytes'].max())} of "
                 f"{format_bytes(self.memory['capacity_bytes'].min())} a GPU: {'fits' if self.fits else 'DOES NOT FIT'}",
             ]

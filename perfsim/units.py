@@ -1,6 +1,7 @@
 """SI constants and the text of quantities for people.
 
-Inside perfsim every quantity is in SI units and its name ends in the unit. GB is 1e9 bytes and GiB is 2**30 bytes, everywhere.
+Inside perfsim every quantity is in SI units and its name ends in the unit. GB is 1e9 bytes and GiB is 2**30 bytes,
+everywhere.
 """
 
 from __future__ import annotations

@@ -73,5 +73,15 @@ def attention_seconds(
     >>> seconds.shape
     (2,)
     """
-    sizes = (np.asarray(x, float) for x in (batch, query_tokens, context_tokens, num_heads, num_kv_heads, head_dim))
-    return np.asarray(attention_cost(cluster, Attention(*sizes, dtype, kv_dtype, causal), kv_in_l2=kv_in_l2).seconds)
+    work = Attention(
+        sequences=np.asarray(batch, float),
+        query_tokens=np.asarray(query_tokens, float),
+        context_tokens=np.asarray(context_tokens, float),
+        num_heads=np.asarray(num_heads, float),
+        num_kv_heads=np.asarray(num_kv_heads, float),
+        head_dim=np.asarray(head_dim, float),
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        causal=causal,
+    )
+    return np.asarray(attention_cost(cluster, work, kv_in_l2=kv_in_l2).seconds)

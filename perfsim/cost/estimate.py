@@ -42,7 +42,7 @@ class Cost:
 
     @property
     def bound(self) -> str | NDArray[np.str_]:
-        """Which part is the longest: ``compute``, ``memory``, ``network``, ``overhead``, or ``none`` where all are 0."""
+        """The longest part: ``compute``, ``memory``, ``network``, ``overhead``, or ``none`` where all are 0."""
         parts = np.stack(np.broadcast_arrays(self.compute_s, self.memory_s, self.network_s, self.overhead_s))
         names = np.array(["compute", "memory", "network", "overhead"])[parts.argmax(axis=0)]
         bound = np.where(parts.max(axis=0) > 0, names, "none")

@@ -31,7 +31,13 @@ def matrix_peak_flop_per_s(cluster: Cluster, dtype: str) -> float:
 
 
 def kernel_cost(
-    cluster: Cluster, *, flop: Quantity, flop_per_s: float, hbm_bytes: Quantity, efficiency: float, source: str = ROOFLINE
+    cluster: Cluster,
+    *,
+    flop: Quantity,
+    flop_per_s: float,
+    hbm_bytes: Quantity,
+    efficiency: float,
+    source: str = ROOFLINE,
 ) -> Cost:
     """Price a kernel: compute and memory traffic overlap, each at a fraction of its peak, plus a fixed time.
 

@@ -1,0 +1,1 @@
+"""HOW MUCH: operators, the graph that they form, and its verification."""

@@ -69,7 +69,9 @@ class _Builder:
 
     def _span(self, stage: int) -> tuple[int, ...]:
         """Members of a stage's tensor groups at each network tier; where replicas differ, the widest."""
-        spans = (self.scenario.cluster.span(self.scenario.tensor_group(stage, r)) for r in range(self.scenario.plan.data))
+        spans = (
+            self.scenario.cluster.span(self.scenario.tensor_group(stage, r)) for r in range(self.scenario.plan.data)
+        )
         return max(set(spans), key=lambda span: (len(span), span))
 
     def _tensor(self, slot: Slot) -> Tensor:
@@ -78,12 +80,23 @@ class _Builder:
         return Tensor(slot.name, (batch, query, slot.width), device_shape, slot.placement, self.tokens.dtype)
 
     def _add(
-        self, name: str, op: str, kind: str, stage: int, layer: int | None, work: Work,
-        inputs: tuple[tuple[str, int], ...], outputs: tuple[Tensor, ...], weight: Weight | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        op: str,
+        kind: str,
+        stage: int,
+        *,
+        work: Work,
+        inputs: tuple[tuple[str, int], ...],
+        outputs: tuple[Tensor, ...],
+        layer: int | None = None,
+        weight: Weight | None = None,
+    ) -> None:
         """Append an operator and the edges from where its inputs come."""
         tensors = tuple(self._output(producer, output) for producer, output in inputs)
-        self.operators.append(Operator(name, op, kind, stage, layer, self.devices[stage], tensors, outputs, work, weight))
+        self.operators.append(
+            Operator(name, op, kind, stage, layer, self.devices[stage], tensors, outputs, work, weight)
+        )
         self.edges.extend(Edge(producer, output, name, i) for i, (producer, output) in enumerate(inputs))
 
     def _output(self, producer: str, output: int) -> Tensor:
@@ -94,7 +107,8 @@ class _Builder:
         self, name: str, kind: str, stage: int, inputs: tuple[tuple[str, int], ...], output: Tensor | None
     ) -> tuple[str, int]:
         """Append an operator without cost."""
-        self._add(name, kind, kind, stage, None, Nothing(), inputs, () if output is None else (output,))
+        outputs = () if output is None else (output,)
+        self._add(name, kind, kind, stage, work=Nothing(), inputs=inputs, outputs=outputs)
         return name, 0
 
     def _layer(self, stage: int, layer: int, held: tuple[str, int]) -> tuple[str, int]:
@@ -103,7 +117,10 @@ class _Builder:
             name = f"layer_{layer:02d}.{listed.op}"
             inputs = tuple(where[slot.name] for slot in listed.inputs)
             outputs = tuple(self._tensor(slot) for slot in listed.outputs)
-            self._add(name, listed.op, listed.work.kind, stage, layer, listed.work, inputs, outputs, listed.weight)
+            self._add(
+                name, listed.op, listed.work.kind, stage,
+                work=listed.work, inputs=inputs, outputs=outputs, layer=layer, weight=listed.weight,
+            )  # fmt: skip
             where.update({slot.name: (name, i) for i, slot in enumerate(listed.outputs)})
         return name, 0
 
@@ -115,11 +132,14 @@ class _Builder:
         pairs = zip(self.devices[stage], self.devices[stage + 1], strict=True)
         tier = max(scenario.cluster.tier_between(first, second) for first, second in pairs)
         send, receive = f"stage_{stage}.send", f"stage_{stage + 1}.receive"
-        self._add(send, "send", "transfer", stage, None, Transfer(wire.device_bytes, tier), (held,), (wire,))
+        self._add(
+            send, "send", "transfer", stage,
+            work=Transfer(wire.device_bytes, tier), inputs=(held,), outputs=(wire,),
+        )  # fmt: skip
         held = self._point(receive, "receive", stage + 1, ((send, 0),), wire)
         if not shared:
             return held
         gather = f"stage_{stage + 1}.all_gather"
         work = Collective("all_gather", hidden.device_bytes, self.spans[stage + 1])
-        self._add(gather, "all_gather", "collective", stage + 1, None, work, (held,), (hidden,))
+        self._add(gather, "all_gather", "collective", stage + 1, work=work, inputs=(held,), outputs=(hidden,))
         return gather, 0

@@ -60,7 +60,7 @@ class OperatorGraph(Dag):
         >>> graph.nodes["layer_03.qkv_proj"]["devices"]
         (0, 1, 2, 3, 4, 5, 6, 7)
         """
-        import networkx as nx  # noqa: PLC0415
+        import networkx as nx
 
         graph = nx.MultiDiGraph()
         for operator in self.operators:

@@ -47,7 +47,9 @@ def dag_from_text(text: str) -> Dag:
     model = build(Model, table["model"], Faults.nested(faults, "model"))
     plan = build(Plan, table["plan"], Faults.nested(faults, "plan"))
     workload = build(Workload, table["workload"], Faults.nested(faults, "workload"))
-    operators = tuple(_operator(item, Faults.nested(faults, f"operators.{i}")) for i, item in enumerate(table["operators"]))
+    operators = tuple(
+        _operator(item, Faults.nested(faults, f"operators.{i}")) for i, item in enumerate(table["operators"])
+    )
     edges = tuple(build(Edge, item, Faults.nested(faults, f"edges.{i}")) for i, item in enumerate(table["edges"]))
     faults.raise_if_any()
     return Dag(operators, edges, model, plan, workload)  # type: ignore[arg-type]

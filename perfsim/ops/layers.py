@@ -150,7 +150,9 @@ class _Layer:
         gain = Weight((x.width,))
         gain_bytes = x.width * DTYPE_BYTES[self.tokens.dtype]
         flop = _LAYERNORM_FLOP * self.tokens.count * x.width
-        self._append(op, Elementwise("layernorm", self._bytes(x) + gain_bytes, self._bytes(out), flop), (x,), (out,), gain)
+        self._append(
+            op, Elementwise("layernorm", self._bytes(x) + gain_bytes, self._bytes(out), flop), (x,), (out,), gain
+        )
         return out
 
     def column_parallel(self, op: str, x: Slot, widths: dict[str, int]) -> tuple[Slot, ...]:

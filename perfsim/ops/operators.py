@@ -129,7 +129,9 @@ class Collective:
     @property
     def read_bytes(self) -> Quantity:
         """Bytes that one device puts in."""
-        return self.payload_bytes if self.op in {"all_reduce", "reduce_scatter"} else self.payload_bytes / self.group_size
+        return (
+            self.payload_bytes if self.op in {"all_reduce", "reduce_scatter"} else self.payload_bytes / self.group_size
+        )
 
     @property
     def written_bytes(self) -> Quantity:

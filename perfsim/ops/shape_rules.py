@@ -17,10 +17,11 @@ def edge_faults(edge: Edge, producer: Operator, consumer: Operator) -> list[str]
     if edge.output >= len(producer.outputs) or edge.input >= len(consumer.inputs):
         return [f"{where}: names output {edge.output} or input {edge.input}, which is not there"]
     given, taken = producer.outputs[edge.output], consumer.inputs[edge.input]
-    faults = []
-    for what in ("shape", "device_shape", "placement", "dtype"):
-        if getattr(given, what) != getattr(taken, what):
-            faults.append(f"{where}: {what} {_show(getattr(given, what))} is produced, {_show(getattr(taken, what))} taken")
+    faults = [
+        f"{where}: {what} {_show(getattr(given, what))} is produced, {_show(getattr(taken, what))} taken"
+        for what in ("shape", "device_shape", "placement", "dtype")
+        if getattr(given, what) != getattr(taken, what)
+    ]
     if producer.devices != consumer.devices and not (producer.kind == "transfer" and consumer.kind == "receive"):
         faults.append(f"{where}: produced on devices {_ranks(producer)}, taken on {_ranks(consumer)}")
     return faults
@@ -58,7 +59,8 @@ def _tensor_faults(tensor: Tensor, graph: Dag) -> list[str]:
     if tensor.shape[0] != sequences:
         return [f"{tensor.name} has {tensor.shape[0]} sequences, the workload {sequences}"]
     if tensor.device_shape[1:] != wanted[1:]:
-        return [f"{tensor.name} {list(tensor.shape)} is {tensor.placement}, so a device holds {list(wanted)}, not {list(tensor.device_shape)}"]
+        held = f"a device holds {list(wanted)}, not {list(tensor.device_shape)}"
+        return [f"{tensor.name} {list(tensor.shape)} is {tensor.placement}, so {held}"]
     return []
 
 
@@ -79,7 +81,9 @@ def _point(operator: Operator, _graph: Dag) -> list[str]:
 
 def _elementwise(operator: Operator, _graph: Dag) -> list[str]:
     partial = [tensor.name for tensor in operator.inputs if tensor.placement == PARTIAL]
-    return _same(operator) + [f"takes the partial sums {name}, which an all-reduce must complete first" for name in partial]
+    return _same(operator) + [
+        f"takes the partial sums {name}, which an all-reduce must complete first" for name in partial
+    ]
 
 
 def _norm(operator: Operator, graph: Dag) -> list[str]:
@@ -106,14 +110,16 @@ def _matmul(operator: Operator, graph: Dag) -> list[str]:
 
 
 def _expect(operator: Operator, taken: str, given: str, what: str) -> list[str]:
-    faults = []
-    for tensor in operator.inputs:
-        if tensor.placement != taken:
-            faults.append(f"is {what} and takes its input {taken}, not {tensor.placement}")
-    for tensor in operator.outputs:
-        if tensor.placement != given:
-            faults.append(f"is {what} and gives its output {given}, not {tensor.placement}")
-    return faults
+    """Inputs and outputs have the placements that the kind of parallelism asks for."""
+    return [
+        f"is {what} and {verb} {placement}, not {tensor.placement}"
+        for tensors, verb, placement in (
+            (operator.inputs, "takes its input", taken),
+            (operator.outputs, "gives its output", given),
+        )
+        for tensor in tensors
+        if tensor.placement != placement
+    ]
 
 
 def _attention(operator: Operator, graph: Dag) -> list[str]:

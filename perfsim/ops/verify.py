@@ -171,7 +171,10 @@ def _connected(graph: Dag) -> Check:
     faults = []
     names = Counter(operator.name for operator in graph)
     faults += [f"{name}: stands {count} times in the graph" for name, count in names.items() if count > 1]
-    for end, kind, backwards, verb in (("input", "input", False, "not reached from"), ("output", "output", True, "does not reach")):
+    for end, kind, backwards, verb in (
+        ("input", "input", False, "not reached from"),
+        ("output", "output", True, "does not reach"),
+    ):
         ends = [operator.name for operator in graph if operator.kind == kind]
         if len(ends) != 1:
             faults.append(f"the graph has {len(ends)} model {end}s instead of one")
@@ -185,13 +188,15 @@ def _connected(graph: Dag) -> Check:
     for operator in graph:
         for index, tensor in enumerate(operator.inputs):
             if sources[operator.name, index] != 1:
-                faults.append(f"{operator.name}: input {tensor.name} has {sources[operator.name, index]} sources, not one")
+                faults.append(
+                    f"{operator.name}: input {tensor.name} has {sources[operator.name, index]} sources, not one"
+                )
     evidence = f"{len(graph.operators)} operators between the model input and the model output"
     return _check("connected", "All nodes properly connected", evidence, faults)
 
 
 def _dimensions(graph: Dag) -> Check:
-    """Producer and consumer agree on every edge, every operator keeps its own rules, and the output is like the input."""
+    """Producer and consumer agree on every edge, operators keep the rules of their kind, output and input are alike."""
     by_name = {operator.name: operator for operator in graph}
     faults = []
     for edge in graph.edges:
@@ -284,7 +289,9 @@ def _structure(graph: Dag) -> Check:
             faults.append(f"layer {layer} is missing")
             continue
         faults += [f"layer {layer}: {op} is missing" for op in (expected - found)]
-        faults += [f"layer {layer}: {op} is not one of its operators, or stands more than once" for op in (found - expected)]
+        faults += [
+            f"layer {layer}: {op} is not one of its operators, or stands more than once" for op in (found - expected)
+        ]
     faults += _missing_points(graph)
     parameters = sum(operator.weight.count for operator in graph if operator.weight is not None)
     if parameters != model.num_parameters:

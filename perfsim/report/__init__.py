@@ -1,0 +1,1 @@
+"""SO WHAT: tables, pictures and files of a run."""

@@ -8,7 +8,7 @@ from perfsim.report.lanes import Run
 from perfsim.sim.timeline import union_ps
 from perfsim.units import seconds
 
-__all__ = ["KINDS", "IDLE", "time_by_kind"]
+__all__ = ["IDLE", "KINDS", "time_by_kind"]
 
 IDLE = "idle"
 KINDS = ("matmul", "attention", "elementwise", "collective", "transfer", IDLE)

@@ -6,39 +6,49 @@ next row. `overview_dot` and `layer_dot` draw the same deployment from further a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 from perfsim.errors import InputError
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Edge, Operator
+from perfsim.report.grid import Column, Rectangle, columns_of, lay_out
 from perfsim.report.labels import (
-    FONT, INK, devices_text, family, fill, heads_axes, html, inputs_of, legend, outputs_of, parallelism,
-    per_device_text, quote, ranges, shape_text,
+    FONT,
+    INK,
+    devices_text,
+    family,
+    fill,
+    heads_axes,
+    html,
+    inputs_of,
+    legend,
+    outputs_of,
+    parallelism,
+    per_device_text,
+    quote,
+    ranges,
+    shape_of,
+    shape_text,
 )  # fmt: skip
+from perfsim.report.layer_picture import layer_dot
+from perfsim.report.overview import overview_dot
+from perfsim.report.routes import edge_lanes, needed_height, needed_width, routes, spline
 
-__all__ = ["dag_dot", "render_svg"]
+__all__ = ["dag_dot", "layer_dot", "overview_dot", "render_svg"]
 
-_SHAPES = {
-    "collective": "ellipse",
-    "transfer": "ellipse",
-    "receive": "ellipse",
-    "split": "parallelogram",
-    "gather": "parallelogram",
-    "input": "hexagon",
-    "output": "hexagon",
-}
-_COLUMN_ASPECT = 3.3
-"""Height of a layer's column over its width, so that rows of columns make a picture that is about square."""
+_FONT_SIZE = 10
+_CHARACTER = 5.4
+"""Mean width of a character at that size: DejaVu Sans, the widest of the fonts that browsers fall back on."""
+_LINE = 12.5
+_HEAD = 100.0
 
 
 def dag_dot(graph: OperatorGraph, title: str = "") -> str:
     """Write the complete operator graph in DOT.
 
     Every operator of every layer is a node: ellipses communicate, boxes compute, parallelograms split and gather,
-    hexagons are where the model begins and ends. Clusters are the stages, and in them the layers.
+    hexagons are where the model begins and ends. Clusters are the stages, and in them the layers. Places are written
+    out, and Graphviz's ``nop2`` draws them as they stand; without the attribute ``layout`` its ``dot`` finds others.
 
     Parameters
     ----------
@@ -63,114 +73,38 @@ def dag_dot(graph: OperatorGraph, title: str = "") -> str:
     return _DagPicture(graph, title).text()
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where an operator stands: its row of layers, and the column in it."""
-
-    row: int
-    column: int
-
-
-@dataclass(frozen=True)
 class _DagPicture:
-    graph: OperatorGraph
-    title: str
+    """One picture: the labels give the sizes, the sizes the grid, and the grid the places that are written."""
 
-    def text(self) -> str:
-        lines = ["digraph deployment {", *self._head()]
-        for stage in sorted(self._stages):
-            lines += self._stage(stage)
-        lines += [*self._rows(), *self._edges(), "}"]
-        return "\n".join(lines) + "\n"
+    def __init__(self, graph: OperatorGraph, title: str) -> None:
+        self.graph, self.title = graph, title
+        self.axes = heads_axes(graph)
+        self.labels = {operator.name: list(self._label(operator)) for operator in graph}
+        self.shapes = {operator.name: shape_of(operator) for operator in graph}
+        texts = {name: [len(line) * _CHARACTER for line in lines] for name, lines in self.labels.items()}
+        self.width = max(needed_width(self.shapes[name], max(lines)) for name, lines in texts.items())
+        heights = {
+            name: needed_height(self.shapes[name], self.width, lines, _LINE) for name, lines in texts.items()
+        }
+        columns = columns_of(graph)
+        places = {
+            operator.name: (number, position)
+            for number, column in enumerate(columns)
+            for position, operator in enumerate(column.operators)
+        }
+        self.lanes = self._lanes(places)
+        labelled = {operator.name for operator in graph if len(operator.outputs) > 1}
+        number_of_lanes = max(self.lanes.values(), default=0) + 1
+        self.grid = lay_out(columns, heights, self.width, number_of_lanes, labelled, _HEAD)
 
-    @cached_property
-    def _stages(self) -> dict[int, dict[int | None, list[Operator]]]:
-        """Operators of each stage and each layer in it; None holds those outside the layers."""
-        stages: dict[int, dict[int | None, list[Operator]]] = {}
-        for operator in self.graph:
-            stages.setdefault(operator.stage, {}).setdefault(operator.layer, []).append(operator)
-        return stages
-
-    @cached_property
-    def _layer_places(self) -> dict[tuple[int, int], _Place]:
-        """Place of each layer of each stage: whole stages fill a row, and a stage longer than a row takes several."""
-        layers = [(stage, [layer for layer in held if layer is not None]) for stage, held in sorted(self._stages.items())]
-        number = sum(len(held) for _, held in layers)
-        widest = math.ceil(math.sqrt(number * _COLUMN_ASPECT)) or 1
-        widest = math.ceil(number / math.ceil(number / widest)) if number else 1
-        places, row, column = {}, 0, 0
-        for stage, held in layers:
-            if column and column + len(held) > widest:
-                row, column = row + 1, 0
-            for layer in held:
-                if column == widest:
-                    row, column = row + 1, 0
-                places[stage, layer] = _Place(row, column)
-                column += 1
-        return places
-
-    @cached_property
-    def _places(self) -> dict[str, _Place]:
-        """Place of each operator; those outside the layers stand in the column of the layer beside them."""
-        places: dict[str, _Place] = {}
-        for stage, held in self._stages.items():
-            columns = [self._layer_places[stage, layer] for layer in held if layer is not None] or [_Place(stage, 0)]
-            begun = False
-            for operator in (operator for operator in self.graph if operator.stage == stage):
-                begun = begun or operator.layer is not None
-                if operator.layer is not None:
-                    places[operator.name] = self._layer_places[stage, operator.layer]
-                else:
-                    places[operator.name] = columns[-1 if begun else 0]
-        return places
-
-    def _head(self) -> Iterator[str]:
-        graph, plan = self.graph, self.graph.plan
-        title = self.title or (
-            f"{graph.model.name}: tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}, "
-            f"microbatches of {plan.microbatch_size}"
-        )
-        families = legend(dict.fromkeys(family(operator) for operator in graph))
-        note = "Input and Output: whole batch. per GPU: one microbatch on one device. Read down a column, then the next."
-        yield "  graph ["
-        yield f"    fontname={quote(FONT)}, fontsize=14, fontcolor={quote(INK)}, labelloc=t, labeljust=l,"
-        yield "    newrank=true, compound=true, nodesep=0.3, ranksep=0.28, pad=0.3, splines=true,"
-        yield (
-            f'    label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6" CELLPADDING="4">'
-            f'<TR><TD COLSPAN="8" ALIGN="LEFT"><FONT POINT-SIZE="22">{html(title)}</FONT></TD></TR>'
-            f'<TR><TD COLSPAN="8" ALIGN="LEFT">{html(note)}</TD></TR><TR>{families}</TR></TABLE>>'
-        )
-        yield "  ];"
-        yield f"  node [fontname={quote(FONT)}, fontsize=10, fontcolor={quote(INK)}, style=filled, "
-        yield '    margin="0.2,0.06", penwidth=1.2];'
-        yield f"  edge [fontname={quote(FONT)}, fontsize=10, color={quote('#4D4D4D')}, arrowsize=0.7];"
-
-    def _stage(self, stage: int) -> Iterator[str]:
-        held = self._stages[stage]
-        layers = [layer for layer in held if layer is not None]
-        devices = {device for operators in held.values() for operator in operators for device in operator.devices}
-        label = f"Stage {stage}  |  layers {ranges(layers)}  |  {devices_text(devices)}"
-        yield f"  subgraph cluster_stage_{stage} {{"
-        yield f"    label={quote(label)}; labeljust=l; fontsize=18; margin=16; style=rounded; color={quote('#4D4D4D')};"
-        yield f"    bgcolor={quote('#FAFAFA')}; penwidth=1.5;"
-        yield from (f"    {self._node(operator)}" for operator in held.get(None, []))
-        for layer in layers:
-            yield f"    subgraph cluster_stage_{stage}_layer_{layer} {{"
-            yield f"      label={quote(f'Layer {layer}')}; labeljust=l; fontsize=14; margin=12;"
-            yield f"      style=rounded; color={quote('#999999')}; bgcolor={quote('#FFFFFF')}; penwidth=1;"
-            yield from (f"      {self._node(operator)}" for operator in held[layer])
-            yield "    }"
-        yield "  }"
-
-    @cached_property
-    def _axes(self) -> dict[int, tuple[int, int]]:
-        return dict(heads_axes(self.graph))
-
-    def _node(self, operator: Operator) -> str:
-        light, border = fill(family(operator))
-        shape = _SHAPES.get(operator.kind, "box")
-        label = quote("\n".join(self._label(operator)))
-        return f"{quote(operator.name)} [shape={shape}, fillcolor={quote(light)}, color={quote(border)}, label={label}];"
+    def _lanes(self, places: dict[str, tuple[int, int]]) -> dict[Edge, int]:
+        """Lanes of the edges that stay in their column but not in its chain."""
+        skipping: dict[int, list[tuple[Edge, int, int]]] = {}
+        for edge in self.graph.edges:
+            (column, start), (other, end) = places[edge.producer], places[edge.consumer]
+            if column == other and end != start + 1:
+                skipping.setdefault(column, []).append((edge, start, end))
+        return {edge: lane for edges in skipping.values() for edge, lane in edge_lanes(edges).items()}
 
     def _label(self, operator: Operator) -> Iterator[str]:
         yield operator.name
@@ -180,40 +114,96 @@ class _DagPicture:
         for word, tensors in (("Input", inputs_of(operator)), ("Output", outputs_of(operator))):
             for tensor in tensors:
                 name = f" ({tensor.name})" if len(tensors) > 1 else ""
-                yield f"{word}: {shape_text(self.graph, tensor, self._axes)}{name}"
+                yield f"{word}: {shape_text(self.graph, tensor, self.axes)}{name}"
         yield per_device_text(operator)
         yield devices_text(operator.devices)
 
-    def _rows(self) -> Iterator[str]:
-        """Put the heads of a row's layers side by side, in their order."""
-        heads: dict[int, list[str]] = {}
-        for (stage, layer), place in self._layer_places.items():
-            heads.setdefault(place.row, []).append(self._stages[stage][layer][0].name)
-        for names in heads.values():
-            chain = " -> ".join(quote(name) for name in names)
-            yield f"  {{ rank=same; {chain}{' [style=invis, weight=0]' if len(names) > 1 else ''}; }}"
+    def text(self) -> str:
+        """Write the whole picture."""
+        lines = ["digraph deployment {", *self._head()]
+        for stage, frame in self.grid.stages.items():
+            lines += self._stage(stage, frame)
+        corners = routes(self.grid, self.graph.edges, self.shapes, self.lanes)
+        for edge, path in zip(self.graph.edges, corners, strict=True):
+            lines.append(f"  {quote(edge.producer)} -> {quote(edge.consumer)} [{', '.join(self._edge(edge, path))}];")
+        return "\n".join([*lines, "}"]) + "\n"
 
-    def _edges(self) -> Iterator[str]:
-        before = {operator.name: previous.name for previous, operator in zip(self.graph, list(self.graph)[1:], strict=False)}
-        for edge in self.graph.edges:
-            yield f"  {quote(edge.producer)} -> {quote(edge.consumer)} [{', '.join(self._edge(edge, before))}];"
+    def _bounds(self, frame: Rectangle) -> str:
+        top, bottom = self.grid.height - frame.top, self.grid.height - frame.bottom
+        return f'bb="{frame.left:g},{bottom:g},{frame.right:g},{top:g}"'
 
-    def _edge(self, edge: Edge, before: dict[str, str]) -> Iterator[str]:
-        """Attributes of an edge: the main chain is straight, what skips operators is dashed, rows stand below rows."""
-        producer, start, end = self.graph[edge.producer], self._places[edge.producer], self._places[edge.consumer]
-        main = before[edge.consumer] == edge.producer
+    def _caption(self, rows: str, frame: Rectangle, height: float) -> str:
+        """Write a label that begins at the left of a frame: its table is as wide as the frame, in any font."""
+        width, x = frame.right - frame.left - 16, (frame.left + frame.right) / 2
+        table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" WIDTH="{width:.0f}">{rows}</TABLE>'
+        return f'label=<{table}>, lp="{x:g},{self.grid.height - frame.top - height / 2:g}"'
+
+    def _head(self) -> Iterator[str]:
+        graph, plan, grid = self.graph, self.graph.plan, self.grid
+        title = self.title or (
+            f"{graph.model.name}: tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}, "
+            f"microbatches of {plan.microbatch_size}"
+        )
+        note = (
+            "Input and Output are of the whole batch, per GPU is what one device holds of one microbatch. "
+            "Read down a column, then the next column. Dashed edges skip operators."
+        )
+        families = legend(dict.fromkeys(family(operator) for operator in graph))
+        texts = (f'<FONT POINT-SIZE="22">{html(title)}</FONT>', html(note), families)
+        rows = "".join(f'<TR><TD ALIGN="LEFT" CELLPADDING="4">{text}</TD></TR>' for text in texts)
+        frame = Rectangle(0, 0, grid.width, grid.height)
+        yield f"  graph [layout=nop2, {self._bounds(frame)}, fontname={quote(FONT)}, fontsize=14,"
+        yield f"    fontcolor={quote(INK)}, labeljust=l, labelloc=t, pad=0.2,"
+        yield f"    {self._caption(rows, Rectangle(30, 0, grid.width - 30, 0), _HEAD - 10)}];"
+        yield f"  node [fontname={quote(FONT)}, fontsize={_FONT_SIZE}, fontcolor={quote(INK)}, style=filled,"
+        yield f"    fixedsize=shape, width={self.width / 72:.3f}, penwidth=1.2];"
+        yield f"  edge [fontname={quote(FONT)}, fontsize={_FONT_SIZE}, color={quote('#4D4D4D')}, arrowsize=0.7];"
+
+    def _stage(self, stage: int, frame: Rectangle) -> Iterator[str]:
+        columns = [(number, column) for number, column in enumerate(self.grid.columns) if column.stage == stage]
+        layers = [column.layer for _, column in columns if column.layer is not None]
+        devices = {device for _, column in columns for operator in column.operators for device in operator.devices}
+        texts = (f"Stage {stage}", f"layer{'s' if len(layers) > 1 else ''} {ranges(layers)}", devices_text(devices))
+        caption = f'<TR><TD ALIGN="LEFT"><FONT POINT-SIZE="18">{html("  |  ".join(texts))}</FONT></TD></TR>'
+        yield f"  subgraph cluster_stage_{stage} {{"
+        yield f"    graph [{self._bounds(frame)}, style=\"rounded,filled\", fillcolor={quote('#F7F7F7')},"
+        yield f"      color={quote('#4D4D4D')}, penwidth=1.5, {self._caption(caption, frame, 44)}];"
+        for number, column in columns:
+            yield from (f"    {self._node(operator)}" for operator in column.before)
+            yield from (f"    {line}" for line in self._layer(number, column))
+            yield from (f"    {self._node(operator)}" for operator in column.after)
+        yield "  }"
+
+    def _layer(self, number: int, column: Column) -> Iterator[str]:
+        if number not in self.grid.layers:
+            return
+        frame = self.grid.layers[number]
+        caption = f'<TR><TD ALIGN="LEFT">Layer {column.layer}</TD></TR>'
+        yield f"subgraph cluster_stage_{column.stage}_layer_{column.layer} {{"
+        yield f"  graph [{self._bounds(frame)}, style=\"rounded,filled\", fillcolor={quote('#FFFFFF')},"
+        yield f"    color={quote('#999999')}, penwidth=1, {self._caption(caption, frame, 30)}];"
+        yield from (f"  {self._node(operator)}" for operator in column.body)
+        yield "}"
+
+    def _node(self, operator: Operator) -> str:
+        light, border = fill(family(operator))
+        spot = self.grid.spots[operator.name]
+        place = f'pos="{spot.x:g},{self.grid.height - spot.y:g}", height={spot.height / 72:.3f}'
+        colours = f"fillcolor={quote(light)}, color={quote(border)}"
+        label = quote("\n".join(self.labels[operator.name]))
+        return f"{quote(operator.name)} [shape={shape_of(operator)}, {colours}, {place}, label={label}];"
+
+    def _edge(self, edge: Edge, corners: list[tuple[float, float]]) -> Iterator[str]:
+        producer, height = self.graph[edge.producer], self.grid.height
+        yield f'pos="{spline(corners, height)}"'
         if len(producer.outputs) > 1:
-            yield f"label={quote(f' {producer.outputs[edge.output].name} ')}"
+            (x, top), (_, bottom) = corners[0], corners[-1]
+            name = producer.outputs[edge.output].name
+            yield f'label={quote(name)}, lp="{x + 4 + 3 * len(name):g},{height - (top + bottom) / 2:g}"'
         if producer.kind == "transfer":
             yield f"color={quote(fill('transfer')[1])}, penwidth=2"
-        elif not main:
+        elif edge in self.lanes or (edge.input == 0 < len(self.graph[edge.consumer].inputs) - 1 and False):
             yield f"color={quote('#0072B2')}, style=dashed"
-        if start == end:
-            yield f"weight={20 if main else 1}"
-        elif start.row == end.row:
-            yield "constraint=false, tailport=e, headport=w"
-        else:
-            yield "weight=0"
 
 
 def render_svg(dot: str) -> str:

@@ -51,7 +51,9 @@ def _executions(
     return pd.DataFrame(
         {
             "device": np.tile(device.astype(np.int32), repeat),
-            "stream": _category([_stream(o, template.streams[r]) for o, r in _rows(run, entry)], np.arange(len(entry)), repeat),
+            "stream": _category(
+                [_stream(o, template.streams[r]) for o, r in _rows(run, entry)], np.arange(len(entry)), repeat
+            ),
             "stage": np.tile(stage, repeat),
             "microbatch": np.repeat(microbatch.astype(np.int32), len(entry)),
             "layer": pd.array(pd.arrays.IntegerArray(layer, layer < 0), dtype="Int16"),

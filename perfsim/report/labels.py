@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Operator, Tensor
+from perfsim.ops.operators import Collective
 
 __all__ = [
     "FONT", "INK", "Axes", "devices_text", "family", "fill", "heads_axes", "html", "inputs_of", "legend",
-    "outputs_of", "parallelism", "per_device_text", "quote", "ranges", "shape_text",
+    "outputs_of", "parallelism", "per_device_text", "quote", "ranges", "shape_of", "shape_text",
 ]  # fmt: skip
 
 FONT = "Helvetica,Arial,sans-serif"
@@ -28,6 +29,12 @@ _COLOURS = {
     "transfer": ("#F5E4ED", "#B0487F"),
     "split or gather": ("#E6E6E6", "#4D4D4D"),
     "input or output": ("#FFFFFF", "#1A1A1A"),
+}
+_SHAPES = {
+    "collective": "ellipse",
+    "transfer": "ellipse",
+    "split or gather": "parallelogram",
+    "input or output": "hexagon",
 }
 _FAMILIES = {
     "receive": "transfer",
@@ -94,6 +101,11 @@ def devices_text(devices: Iterable[int]) -> str:
 def family(operator: Operator) -> str:
     """Colour family of an operator, as the legend names it."""
     return _FAMILIES.get(operator.kind, operator.kind)
+
+
+def shape_of(operator: Operator) -> str:
+    """Shape of an operator's node: ellipses communicate, boxes compute, parallelograms split and gather."""
+    return _SHAPES.get(family(operator), "box")
 
 
 def fill(name: str) -> tuple[str, str]:
@@ -171,8 +183,8 @@ def parallelism(graph: OperatorGraph, operator: Operator) -> str:
     if operator.kind == "attention" and tensor > 1:
         heads = graph.model.num_attention_heads
         return f"attention, {heads // tensor} of {heads} heads on each GPU"
-    if operator.kind == "collective":
-        return f"{operator.op.replace('_', '-')} over {tensor} GPUs"
+    if isinstance(operator.work, Collective):
+        return f"{operator.work.op.replace('_', '-')} over {tensor} GPUs"
     if operator.kind == "split":
         size = plan.microbatch_size or graph.workload.batch_size
         count = math.ceil(graph.workload.batch_size / plan.data / size)
@@ -183,10 +195,9 @@ def parallelism(graph: OperatorGraph, operator: Operator) -> str:
 
 def legend(families: Iterable[str]) -> str:
     """Write the cells of a legend: one a colour family, with the shape that goes with it."""
-    shapes = {"collective": "ellipse", "transfer": "ellipse", "split or gather": "parallelogram"}
     cells = []
     for name in families:
         light, border = fill(name)
-        shape = shapes.get(name, "hexagon" if name == "input or output" else "box")
-        cells.append(f'<TD BGCOLOR="{light}" COLOR="{border}">{html(f"{name} ({shape})")}</TD>')
-    return "".join(cells)
+        text = html(f"{name} ({_SHAPES.get(name, 'box')})")
+        cells.append(f'<TD BGCOLOR="{light}" COLOR="{border}">{text}</TD>')
+    return f'<TABLE BORDER="0" CELLBORDER="1" CELLSPACING="4" CELLPADDING="5"><TR>{"".join(cells)}</TR></TABLE>'

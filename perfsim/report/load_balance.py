@@ -22,9 +22,9 @@ def load_balance_frame(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by device: ``stage``; ``busy_s``, the time in which at least one of the device's streams works;
-        ``compute_s`` and ``communication_s``, the same for kernels and for collectives and transfers, which may overlap;
-        ``idle_s``; ``utilization``, busy over makespan; ``bubble_fraction``, idle over makespan; ``busy_over_mean``.
+        Indexed by device: ``stage``; ``busy_s``, the time in which one of its streams works; ``compute_s`` and
+        ``communication_s``, the same for kernels and for collectives and transfers, which may overlap; ``idle_s``;
+        ``utilization``, busy over makespan; ``bubble_fraction``, idle over makespan; ``busy_over_mean``.
     """
     rows = []
     for slot in range(run.program.template.num_slots):
@@ -32,19 +32,16 @@ def load_balance_frame(run: Run) -> pd.DataFrame:
             union_ps(*run.intervals(slot, kinds)) for kinds in (COMPUTE + COMMUNICATION, COMPUTE, COMMUNICATION)
         )
         idle = run.makespan_ps - busy
-        for device in run.devices_of(slot):
-            rows.append(
-                {
-                    "device": device,
-                    "stage": slot // run.program.template.slots_per_stage,
-                    "busy_s": float(seconds(busy)),
-                    "compute_s": float(seconds(compute)),
-                    "communication_s": float(seconds(communication)),
-                    "idle_s": float(seconds(idle)),
-                    "utilization": busy / run.makespan_ps,
-                    "bubble_fraction": idle / run.makespan_ps,
-                }
-            )
+        row = {
+            "stage": slot // run.program.template.slots_per_stage,
+            "busy_s": float(seconds(busy)),
+            "compute_s": float(seconds(compute)),
+            "communication_s": float(seconds(communication)),
+            "idle_s": float(seconds(idle)),
+            "utilization": busy / run.makespan_ps,
+            "bubble_fraction": idle / run.makespan_ps,
+        }
+        rows += [{"device": device, **row} for device in run.devices_of(slot)]
     frame = pd.DataFrame(rows).set_index("device").sort_index()
     frame["busy_over_mean"] = frame["busy_s"] / frame["busy_s"].mean()
     return frame

@@ -1,4 +1,4 @@
-"""Memory per device and over time: what stays resident, joined with the activations that live on the simulated timeline."""
+"""Memory per device and over time: what stays resident, and the activations that live on the simulated timeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from perfsim.memory import Buffer, Resident, activation_buffers, resident_memory
 from perfsim.report.lanes import Run
 from perfsim.units import format_bytes, seconds
 
-__all__ = ["Activations", "activations_over_time", "memory_findings", "memory_frame", "memory_over_time_frame", "peak_frame"]
+__all__ = [
+    "Activations",
+    "activations_over_time",
+    "memory_findings",
+    "memory_frame",
+    "memory_over_time_frame",
+    "peak_frame",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +32,7 @@ class Activations:
     time_ps : ndarray of int64
         Instants at which something is allocated or freed, in order.
     live_bytes : ndarray of int64
-        Bytes that live from each instant to the next. What is freed at an instant makes room for what is allocated then.
+        Bytes that live from each instant to the next; what is freed at an instant makes room for what is allocated.
     alive_ps : ndarray of int64, shape (buffers, microbatches, 2)
         When each buffer is allocated and freed.
     size_bytes : ndarray of int64, shape (buffers, microbatches)
@@ -53,7 +60,7 @@ class Activations:
 
 
 def activations_over_time(run: Run, slot: int) -> Activations:
-    """Follow the activations of a slot through the run: allocated when their operator starts, freed when the last user ends."""
+    """Follow the activations of a slot: allocated when their operator starts, freed when the last user has ended."""
     program, template = run.program, run.program.template
     stage = slot // template.slots_per_stage
     variants = [[b for b in activation_buffers(graph) if b.stage == stage] for graph in program.graphs]

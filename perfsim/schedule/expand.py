@@ -72,7 +72,9 @@ def _head_dependencies(template: Template, head: int) -> Lists:
     return Lists.from_pairs(np.concatenate(rows), np.concatenate(values), head * template.num_rows)
 
 
-def _repeat(lists: Lists, rows: int, head: int, count: int, *, shift: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+def _repeat(
+    lists: Lists, rows: int, head: int, count: int, *, shift: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Repeat the last `rows` of `lists` until there are `count` periods, values shifted by `shift` each time."""
     extra = count - head
     if extra <= 0:
@@ -84,7 +86,5 @@ def _repeat(lists: Lists, rows: int, head: int, count: int, *, shift: int) -> tu
     offsets[: len(lists.offsets)], values[: len(lists.values)] = lists.offsets, lists.values
     step = np.arange(1, extra + 1, dtype=np.uint32)[:, None]
     np.add(period, step * np.uint32(shift), out=values[len(lists.values) :].reshape(extra, len(period)))
-    np.add(
-        ends, first + step * np.uint32(len(period)), out=offsets[len(lists.offsets) :].reshape(extra, rows)
-    )
+    np.add(ends, first + step * np.uint32(len(period)), out=offsets[len(lists.offsets) :].reshape(extra, rows))
     return offsets, values

@@ -18,7 +18,7 @@ which it arrived is free again."""
 
 @dataclass(frozen=True)
 class Wait:
-    """Microbatch ``k`` reaches `moment` of `stage` only after microbatch ``k - lag`` has passed `after` of `after_stage`."""
+    """Microbatch ``k`` comes to `moment` of `stage` when microbatch ``k - lag`` is past `after` of `after_stage`."""
 
     moment: str
     stage: int

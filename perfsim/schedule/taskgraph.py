@@ -1,7 +1,7 @@
 """The task graph: tasks in columns, the narrow waist between what is planned and when it happens.
 
-It knows durations, streams and dependencies, and nothing of transformers. Time is a whole number of picoseconds, so sums
-are exact and every engine gives the same times to the bit.
+It knows durations, streams and dependencies, and nothing of transformers. Time is a whole number of picoseconds, so
+sums are exact and every engine gives the same times to the bit.
 """
 
 from __future__ import annotations
@@ -62,10 +62,15 @@ class Lists:
         keys = np.unique(rows * width + values)
         return cls.from_counts(np.bincount(keys // width, minlength=num_rows), keys % width)
 
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Length of each row."""
+        return self.offsets[1:].astype(np.int64) - self.offsets[:-1].astype(np.int64)
+
     @cached_property
     def rows(self) -> NDArray[np.int64]:
         """Row of each value."""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets.astype(np.int64)))
+        return np.repeat(np.arange(len(self)), self.counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +134,14 @@ class TaskGraph:
         faults.raise_if_any()
         rows = np.arange(total, dtype=np.int32)
         num_streams = 1 + max((stream for occupied in streams for stream in occupied), default=-1)
-        lists = Lists.of(streams), Lists.of(dependencies)
-        return cls(durations.astype(np.int64), *lists, rows, np.zeros(total, np.int32), num_streams)
+        return cls(
+            duration_ps=durations.astype(np.int64),
+            streams=Lists.of(streams),
+            dependencies=Lists.of(dependencies),
+            label=rows,
+            microbatch=np.zeros(total, np.int32),
+            num_streams=num_streams,
+        )
 
     @property
     def num_tasks(self) -> int:

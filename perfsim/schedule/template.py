@@ -74,8 +74,8 @@ class Template:
 def make_template(graph: OperatorGraph, *, folded: bool) -> Template:
     """Lay out the tasks of one microbatch of a graph.
 
-    A collective is one task on the streams of its whole group. An addition that completes an all-reduce is issued on the
-    stream of the all-reduce, directly behind it, as engines that fuse the two do; so the next microbatch's first
+    A collective is one task on the streams of its whole group. An addition that completes an all-reduce is issued on
+    the stream of the all-reduce, directly behind it, as engines that fuse the two do; so the next microbatch's first
     operators can run beside the last all-reduce of this one.
 
     Parameters
@@ -156,7 +156,7 @@ class _Layout:
         return np.stack([rows, slots, np.full(len(rows), self.index[name])], axis=1)
 
     def _pairs(self, name: str, earlier: str, lag: int) -> NDArray[np.int64]:
-        """Waits of the rows of one operator for those of another, rank by rank; a group's row is that of all its ranks."""
+        """Waits of the rows of one operator for those of another, rank by rank; a group's row serves all its ranks."""
         rows, before = self.rows[name], self.rows[earlier]
         width = max(len(rows), len(before))
         rows, before = np.repeat(rows, width // len(rows)), np.repeat(before, width // len(before))

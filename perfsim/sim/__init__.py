@@ -1,0 +1,1 @@
+"""WHEN: engines that run a task graph, and its timeline."""

@@ -60,7 +60,7 @@ def _run_unordered(graph: TaskGraph) -> NDArray[np.int64]:
     after: list[list[int]] = [[] for _ in range(graph.num_tasks)]
     for task, earlier in zip(before.rows.tolist(), before.values.tolist(), strict=True):
         after[earlier].append(task)
-    waits = np.diff(before.offsets.astype(np.int64)).tolist()
+    waits = before.counts.tolist()
     starts, ends = [0] * graph.num_tasks, [-1] * graph.num_tasks
     ready = [task for task, count in enumerate(waits) if count == 0]
     while ready:

@@ -1,4 +1,7 @@
-"""The SimPy engine: one process a stream, collectives as rendezvous. Slower, readable, and open to what changes on the way."""
+"""The SimPy engine: one process a stream, collectives as rendezvous.
+
+It is slower than the compiled engine, readable, and open to what changes on the way.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ class _Run:
         self.env = simpy.Environment()
         self.durations = graph.duration_ps.tolist()
         self.offsets, self.dependencies = graph.dependencies.offsets.tolist(), graph.dependencies.values.tolist()
-        occupied = np.diff(graph.streams.offsets.astype(np.int64))
+        occupied = graph.streams.counts
         self.missing = occupied.tolist()  # streams that have not come to each task yet
         self.ends = [-1] * graph.num_tasks
         self.done: dict[int, simpy.Event] = {}  # made only where somebody waits
@@ -82,7 +85,7 @@ class _Run:
                 if ends[earlier] < 0:
                     yield self._end_of(earlier)
             yield env.timeout(durations[task])
-            ends[task] = env.now
+            ends[task] = int(env.now)
             if task in done:
                 done.pop(task).succeed()
 

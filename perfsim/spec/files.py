@@ -17,7 +17,7 @@ from perfsim.spec.scenario import Scenario
 from perfsim.spec.tables import build, check_keys, read_toml
 from perfsim.spec.workload import Workload
 
-__all__ = ["list_scenarios", "load_scenario", "scenario_from_table", "scenario_to_table"]
+__all__ = ["list_scenarios", "load_scenario", "scenario_from_table", "scenario_to_table", "to_plain"]
 
 
 def _preset_folder() -> Path:
@@ -135,12 +135,13 @@ def _path(name: Any, folder: Path) -> str:
 
 def scenario_to_table(scenario: Scenario) -> dict[str, Any]:
     """Write a scenario as one table of plain values with every number in it; `scenario_from_table` reads it back."""
-    return {field.name: _plain(getattr(scenario, field.name)) for field in dataclasses.fields(scenario)}
+    return {field.name: to_plain(getattr(scenario, field.name)) for field in dataclasses.fields(scenario)}
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Turn dataclasses, mappings and tuples into tables and lists of plain values."""
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        return {key: to_plain(item) for key, item in value.items()}
+    return [to_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from perfsim.errors import Faults, InputError
 from perfsim.spec.tables import FrozenDict
@@ -199,9 +200,9 @@ class Cluster:
 
     def _check_domains(self, faults: Faults, *, whole: bool) -> None:
         sizes = [math.inf if tier.domain_size is None else tier.domain_size for tier in self.tiers]
-        if any(inner >= outer for inner, outer in zip(sizes, sizes[1:], strict=False)):
+        if any(inner >= outer for inner, outer in pairwise(sizes)):
             faults.add("tiers", [t.domain_size for t in self.tiers], "must grow in domain_size from the inside out")
-        elif any(outer % inner for inner, outer in zip(sizes, sizes[1:], strict=False) if outer < math.inf):
+        elif any(outer % inner for inner, outer in pairwise(sizes) if outer < math.inf):
             faults.add("tiers", sizes, "must have domain sizes that are multiples of the inner tier's")
         reach = max(sizes, default=1)
         if whole and self.num_devices > reach:

@@ -83,7 +83,9 @@ def cluster_from_table(table: Mapping[str, Any], num_devices: int | None = None)
     if table["format"] != FORMAT:
         faults.add("format", table["format"], f"must be {FORMAT}", "see docs/hardware-profiles.md")
     reader = _Reader(table["sources"], faults)
-    accelerator = build(Accelerator, reader.plain("accelerator", table["accelerator"]), Faults.nested(faults, "accelerator"))
+    accelerator = build(
+        Accelerator, reader.plain("accelerator", table["accelerator"]), Faults.nested(faults, "accelerator")
+    )
     efficiency = build(Efficiency, reader.plain("efficiency", table["efficiency"]), Faults.nested(faults, "efficiency"))
     tables = table["tiers"] if isinstance(table["tiers"], list) else [table["tiers"]]
     tiers = [

@@ -32,7 +32,7 @@ class FrozenDict(dict[str, Any]):
         message = "this mapping is frozen; make a changed copy with dataclasses.replace"
         raise TypeError(message)
 
-    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = __ior__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = __ior__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))

@@ -1,0 +1,1 @@
+"""WHAT FOLLOWS: whatever simulates more than once, or writes what a simulation found."""

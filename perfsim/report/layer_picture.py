@@ -1,0 +1,1 @@
+def layer_dot(*a,**k): return ""

@@ -1,0 +1,186 @@
+"""Comparison of plans: each simulated, one of them named as the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from perfsim.errors import Faults
+from perfsim.report.breakdown import IDLE, KINDS, time_by_kind
+from perfsim.simulation import Result, simulate
+from perfsim.spec.scenario import Scenario
+from perfsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Comparison", "compare"]
+
+
+def compare(scenarios: Mapping[str, Scenario | Result], *, baseline: str) -> Comparison:
+    """Simulate several plans and hold them against one of them.
+
+    Parameters
+    ----------
+    scenarios : mapping of str to Scenario or Result
+        The plans by name; results are taken as they are.
+    baseline : str
+        The name of the plan against which the others are held.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    InputError
+        There is nothing to compare, or no plan has the baseline's name.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> names = ["seed-baseline", "seed-improved"]
+    >>> plans = {name: perfsim.load_scenario(name).with_(batch_size=32) for name in names}
+    >>> comparison = perfsim.compare(plans, baseline="seed-baseline")
+    >>> list(comparison.table.index)
+    ['seed-baseline', 'seed-improved']
+    >>> bool(comparison.table.loc["seed-improved", "speedup"] > 1)
+    True
+    """
+    faults = Faults("compare")
+    if not isinstance(scenarios, Mapping) or not scenarios:
+        faults.add("scenarios", scenarios, "must be a mapping with at least one plan", 'such as {"a": scenario}')
+        faults.raise_if_any()
+    faults.choice("baseline", baseline, list(scenarios))
+    for name, scenario in scenarios.items():
+        if not isinstance(scenario, Scenario | Result):
+            faults.add(f"scenarios[{name!r}]", scenario, "must be a Scenario or a Result")
+    faults.raise_if_any()
+    results = {
+        name: scenario if isinstance(scenario, Result) else simulate(scenario) for name, scenario in scenarios.items()
+    }
+    return Comparison(results, baseline)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Results of several plans.
+
+    Attributes
+    ----------
+    results : dict of str to Result
+    baseline : str
+        The plan against which the others are held.
+    """
+
+    results: dict[str, Result]
+    baseline: str
+
+    def __getitem__(self, name: str) -> Result:
+        return self.results[name]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a plan.
+
+        ``speedup`` is the baseline's makespan over the plan's; ``first_sequence_speedup`` the same for the first
+        sequence; ``mfu`` counts the FLOP that the workload asks for (causal: half of the pairs of tokens),
+        ``mfu_full_attention`` all pairs. The rest is `Result.summary`.
+        """
+        table = pd.DataFrame({name: result.summary for name, result in self.results.items()}).T.infer_objects()
+        table.index.name = "plan"
+        for position, (column, of) in enumerate(
+            (("speedup", "makespan_s"), ("first_sequence_speedup", "first_sequence_s"))
+        ):
+            table.insert(position, column, table.loc[self.baseline, of] / table[of])
+        return table
+
+    @property
+    def time_by_kind(self) -> pd.DataFrame:
+        """Seconds of the makespan by kind of operator, one row a plan; a row adds up to the makespan."""
+        return pd.DataFrame({name: time_by_kind(result.run) for name, result in self.results.items()}).T
+
+    def waterfall(self, plan: str, start: str | None = None) -> pd.DataFrame:
+        """Say by kind of operator where the time went from one plan to another.
+
+        Parameters
+        ----------
+        plan : str
+            Where the waterfall ends.
+        start : str, optional
+            Where it begins; the baseline when left out.
+
+        Returns
+        -------
+        DataFrame
+            ``kind``, ``change_s``, ``start_s``, ``end_s``: first the makespan of the one plan, then the change by each
+            kind of operator and by idling, last the makespan of the other.
+        """
+        start = self.baseline if start is None else start
+        faults = Faults("waterfall")
+        faults.choice("plan", plan, list(self.results))
+        faults.choice("start", start, list(self.results))
+        faults.raise_if_any()
+        before, after = time_by_kind(self.results[start].run), time_by_kind(self.results[plan].run)
+        level = self.results[start].makespan_s
+        rows = [(start, level, 0.0, level)]
+        for kind in KINDS:
+            change = float(after[kind] - before[kind])
+            rows.append((kind, change, level, level + change))
+            level += change
+        rows.append((plan, self.results[plan].makespan_s, 0.0, self.results[plan].makespan_s))
+        return pd.DataFrame(rows, columns=["kind", "change_s", "start_s", "end_s"])
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the comparison says, in plain words."""
+        table = self.table
+        fastest, soonest = table["makespan_s"].astype(float).idxmin(), table["first_sequence_s"].astype(float).idxmin()
+        findings = [
+            f"Throughput: {fastest} is fastest, with {format_seconds(table.loc[fastest, 'makespan_s'])} for the whole "
+            f"batch, {table.loc[fastest, 'speedup']:.2f} times as fast as {self.baseline}.",
+            f"Latency: the first sequence is done soonest under {soonest}, after "
+            f"{format_seconds(table.loc[soonest, 'first_sequence_s'])} "
+            f"({self.baseline}: {format_seconds(table.loc[self.baseline, 'first_sequence_s'])}).",
+        ]
+        for name, parts in self.time_by_kind.iterrows():
+            largest = parts.idxmax()
+            share = parts[largest] / parts.sum()
+            what = "idle" if largest == IDLE else f"in {largest} operators"
+            findings.append(f"{name}: a GPU is {what} for {share:.0%} of the makespan, more than in anything else.")
+        return tuple(findings)
+
+    def plot_timelines(self, ax: Axes | None = None, *, end_s: float | None = None) -> Axes:
+        """Draw the timelines of all plans on one axis; see `perfsim.report.plots.plot_timelines`."""
+        from perfsim.report.plots import plot_timelines
+
+        return plot_timelines({name: result.run for name, result in self.results.items()}, ax, end_s=end_s)
+
+    def plot_waterfall(self, plan: str, start: str | None = None, ax: Axes | None = None) -> Axes:
+        """Draw `waterfall`."""
+        from perfsim.report.plots import plot_waterfall
+
+        return plot_waterfall(self.waterfall(plan, start), ax)
+
+    def plot_time_by_kind(self, ax: Axes | None = None) -> Axes:
+        """Draw `time_by_kind`."""
+        from perfsim.report.plots import plot_time_by_kind
+
+        return plot_time_by_kind(self.time_by_kind, ax)
+
+    def __str__(self) -> str:
+        columns = [
+            "speedup", "makespan_s", "tokens_per_s", "first_sequence_s", "mfu", "bubble_fraction",
+            "communication_fraction", "fits",
+        ]  # fmt: skip
+        return "\n".join(
+            [f"Comparison with {self.baseline} as the baseline", self.table[columns].to_string(), *self.findings]
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(float_format="{:.4g}".format)
