@@ -204,7 +204,7 @@ def _echo_table(frame: pd.DataFrame) -> None:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return json.loads(frame.reset_index().to_json(orient="records", double_precision=15))  # type: ignore[no-any-return]
+    return json.loads(frame.reset_index().to_json(orient="records", double_precision=15))
 
 
 def _echo_json(value: Any) -> None:

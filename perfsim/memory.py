@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Operator
+from perfsim.ops.operators import Quantity
 from perfsim.spec.scenario import Scenario
 from perfsim.units import DTYPE_BYTES
 
@@ -22,7 +23,7 @@ _IN_PLACE = ("all_reduce",)
 
 @dataclass(frozen=True)
 class Resident:
-    """What stays in the memory of each device of a stage from beginning to end, in bytes.
+    """What stays in the memory of each device of a stage from beginning to end, in bytes; each may be an array.
 
     Attributes
     ----------
@@ -37,20 +38,30 @@ class Resident:
         What driver context, communication library and framework keep.
     """
 
-    weights_bytes: int
-    kv_cache_bytes: int
-    kv_cache_if_kept_bytes: int
-    buffer_bytes: int
-    reserve_bytes: int
+    weights_bytes: Quantity
+    kv_cache_bytes: Quantity
+    kv_cache_if_kept_bytes: Quantity
+    buffer_bytes: Quantity
+    reserve_bytes: Quantity
 
     @property
-    def total_bytes(self) -> int:
+    def total_bytes(self) -> Quantity:
         """All together."""
         return self.weights_bytes + self.kv_cache_bytes + self.buffer_bytes + self.reserve_bytes
 
 
-def resident_memory(scenario: Scenario, graph: OperatorGraph) -> tuple[Resident, ...]:
+def resident_memory(
+    scenario: Scenario, graph: OperatorGraph, cached_tokens: Quantity | None = None
+) -> tuple[Resident, ...]:
     """Size what stays in memory, for a device of each stage.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    graph : OperatorGraph
+        Its tensors may hold arrays of sizes; the buffers then are arrays too.
+    cached_tokens : int or array, optional
+        Tokens in the KV cache of a replica; those of its whole batch when left out.
 
     Examples
     --------
@@ -68,7 +79,8 @@ def resident_memory(scenario: Scenario, graph: OperatorGraph) -> tuple[Resident,
             weights[operator.stage] += operator.weight.device_count(plan.tensor) * element
         if operator.kind == "receive":
             buffers[operator.stage] += plan.receive_buffers * operator.outputs[0].device_bytes
-    cached_tokens = scenario.replica_batch * scenario.workload.sequence_length
+    if cached_tokens is None:
+        cached_tokens = scenario.replica_batch * scenario.workload.sequence_length
     token_bytes = 2 * model.kv_heads // plan.tensor * model.head_size * DTYPE_BYTES[scenario.kv_dtype]
     kept = [cached_tokens * token_bytes * layers for layers in scenario.layers_per_stage]
     return tuple(
@@ -92,7 +104,7 @@ class Buffer:
     name : str
         The operator that makes it, and the tensor.
     stage : int
-    bytes : int
+    bytes : int or array
     allocated_by : int
         Index in the graph of the operator at whose start it is allocated.
     users : tuple of int
@@ -101,7 +113,7 @@ class Buffer:
 
     name: str
     stage: int
-    bytes: int
+    bytes: Quantity
     allocated_by: int
     users: tuple[int, ...]
 

@@ -1,6 +1,7 @@
 """What the tests share: the seed scenarios, clusters, and strategies that draw small legal scenarios."""
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -108,7 +109,7 @@ def small_plans():
     def draw_plan(draw, tensor, pipeline, layers):
         cuts = draw(st.permutations(range(1, layers)))[: pipeline - 1]
         bounds = [0, *sorted(cuts), layers]
-        uneven = tuple(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+        uneven = tuple(end - start for start, end in itertools.pairwise(bounds))
         return perfsim.Plan(
             tensor=tensor,
             pipeline=pipeline,

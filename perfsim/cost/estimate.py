@@ -40,6 +40,11 @@ class Cost:
     roofline_s: Quantity = 0.0
     source: str = ROOFLINE
 
+    def at(self, index: int) -> Cost:
+        """Take one element of every array."""
+        parts = (self.seconds, self.compute_s, self.memory_s, self.network_s, self.overhead_s, self.roofline_s)
+        return Cost(*(float(np.ravel(part)[index if np.ndim(part) else 0]) for part in parts), source=self.source)
+
     @property
     def bound(self) -> str | NDArray[np.str_]:
         """The longest part: ``compute``, ``memory``, ``network``, ``overhead``, or ``none`` where all are 0."""

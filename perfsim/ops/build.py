@@ -7,10 +7,10 @@ import dataclasses
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.layers import REPLICATED, SHARDED, Slot, Tokens, Weight, layer_operators
 from perfsim.ops.nodes import Edge, Operator, Tensor
-from perfsim.ops.operators import Collective, Nothing, Transfer, Work
+from perfsim.ops.operators import Collective, Nothing, Quantity, Transfer, Work
 from perfsim.spec.scenario import Scenario
 
-__all__ = ["operator_graph"]
+__all__ = ["operator_graph", "sized_graph", "tokens_of"]
 
 
 def operator_graph(scenario: Scenario, microbatch_size: int | None = None) -> OperatorGraph:
@@ -27,25 +27,39 @@ def operator_graph(scenario: Scenario, microbatch_size: int | None = None) -> Op
     -------
     OperatorGraph
     """
-    builder = _Builder(scenario, scenario.microbatch_size if microbatch_size is None else microbatch_size)
-    return builder.build()
+    size = scenario.microbatch_size if microbatch_size is None else microbatch_size
+    return sized_graph(scenario, tokens_of(scenario, size, scenario.workload.sequence_length))
+
+
+def tokens_of(scenario: Scenario, microbatch_size: Quantity, sequence_length: Quantity) -> Tokens:
+    """Give the tokens of a microbatch; both sizes may be arrays."""
+    workload = scenario.workload
+    query = 1 if workload.phase == "decode" else sequence_length
+    return Tokens(microbatch_size, query, sequence_length, workload.causal, scenario.dtype, scenario.kv_dtype)
+
+
+def sized_graph(scenario: Scenario, tokens: Tokens) -> OperatorGraph:
+    """Make the graph of a scenario for the given tokens.
+
+    With arrays of sizes in `tokens`, the works of its operators and the device shapes of its tensors hold arrays: one
+    graph then stands for many sizes.
+    """
+    return _Builder(scenario, tokens).build()
 
 
 class _Builder:
     """Strings the operators of all stages together; `held` is the output that the next operator takes."""
 
-    def __init__(self, scenario: Scenario, sequences: int) -> None:
-        self.scenario, self.sequences = scenario, sequences
+    def __init__(self, scenario: Scenario, tokens: Tokens) -> None:
+        self.scenario, self.tokens = scenario, tokens
         self.tensor = scenario.plan.tensor
-        workload = scenario.workload
-        self.tokens = Tokens(
-            sequences, workload.query_tokens, workload.sequence_length,
-            workload.causal, scenario.dtype, scenario.kv_dtype,
-        )  # fmt: skip
         stages = range(scenario.plan.pipeline)
         self.devices = [tuple(scenario.stage_devices(stage)) for stage in stages]
-        self.spans = [self._span(stage) for stage in stages]
+        # Layers on the same tiers are alike, down to the identity of their works, so that each is priced once.
+        layers = {span: layer_operators(scenario.model, tokens, self.tensor, span) for span in map(self._span, stages)}
+        self.layers = [layers[self._span(stage)] for stage in stages]
         self.operators: list[Operator] = []
+        self.outputs: dict[str, tuple[Tensor, ...]] = {}
         self.edges: list[Edge] = []
 
     def build(self) -> OperatorGraph:
@@ -76,7 +90,7 @@ class _Builder:
 
     def _tensor(self, slot: Slot) -> Tensor:
         batch, query = self.scenario.workload.batch_size, self.tokens.query
-        device_shape = (self.sequences, query, slot.device_width(self.tensor))
+        device_shape = (self.tokens.sequences, query, slot.device_width(self.tensor))
         return Tensor(slot.name, (batch, query, slot.width), device_shape, slot.placement, self.tokens.dtype)
 
     def _add(
@@ -93,15 +107,12 @@ class _Builder:
         weight: Weight | None = None,
     ) -> None:
         """Append an operator and the edges from where its inputs come."""
-        tensors = tuple(self._output(producer, output) for producer, output in inputs)
+        tensors = tuple(self.outputs[producer][output] for producer, output in inputs)
+        self.outputs[name] = outputs
         self.operators.append(
             Operator(name, op, kind, stage, layer, self.devices[stage], tensors, outputs, work, weight)
         )
         self.edges.extend(Edge(producer, output, name, i) for i, (producer, output) in enumerate(inputs))
-
-    def _output(self, producer: str, output: int) -> Tensor:
-        operator = next(operator for operator in reversed(self.operators) if operator.name == producer)
-        return operator.outputs[output]
 
     def _point(
         self, name: str, kind: str, stage: int, inputs: tuple[tuple[str, int], ...], output: Tensor | None
@@ -113,7 +124,7 @@ class _Builder:
 
     def _layer(self, stage: int, layer: int, held: tuple[str, int]) -> tuple[str, int]:
         where = {"layer_input": held}
-        for listed in layer_operators(self.scenario.model, self.tokens, self.tensor, self.spans[stage]):
+        for listed in self.layers[stage]:
             name = f"layer_{layer:02d}.{listed.op}"
             inputs = tuple(where[slot.name] for slot in listed.inputs)
             outputs = tuple(self._tensor(slot) for slot in listed.outputs)
@@ -140,6 +151,6 @@ class _Builder:
         if not shared:
             return held
         gather = f"stage_{stage + 1}.all_gather"
-        work = Collective("all_gather", hidden.device_bytes, self.spans[stage + 1])
+        work = Collective("all_gather", hidden.device_bytes, self._span(stage + 1))
         self._add(gather, "all_gather", "collective", stage + 1, work=work, inputs=(held,), outputs=(hidden,))
         return gather, 0

@@ -14,13 +14,13 @@ import pandas as pd
 
 from perfsim.ops.layers import Tokens, layer_operators
 from perfsim.ops.nodes import Dag, Operator
-from perfsim.ops.operators import attended_pairs
+from perfsim.ops.operators import Quantity, attended_pairs
 from perfsim.ops.shape_rules import edge_faults, operator_faults
 from perfsim.spec.model import Model
 from perfsim.spec.workload import Workload
 from perfsim.units import format_count
 
-__all__ = ["BALANCE_TOLERANCE", "Check", "VerificationReport", "closed_form_flop", "verify_graph"]
+__all__ = ["BALANCE_TOLERANCE", "Check", "VerificationReport", "closed_form_flop", "matrix_flop", "verify_graph"]
 
 BALANCE_TOLERANCE = 0.01
 """How far the busiest device's FLOP may lie above the mean."""
@@ -270,11 +270,17 @@ def closed_form_flop(model: Model, workload: Workload) -> float:
     >>> f"{closed_form_flop(scenario.model, scenario.workload):.4e}"
     '2.9073e+17'
     """
+    return float(matrix_flop(model, workload, workload.batch_size, workload.sequence_length))
+
+
+def matrix_flop(model: Model, workload: Workload, batch_size: Quantity, sequence_length: Quantity) -> Quantity:
+    """Count as `closed_form_flop` does, with a batch and a sequence that may be arrays."""
+    query = 1 if workload.phase == "decode" else sequence_length
     norms = 2 * model.hidden_size
-    linear = 2 * workload.tokens * (model.parameters_per_layer - norms)
-    pairs = attended_pairs(workload.query_tokens, workload.sequence_length, causal=workload.causal)
-    attention = 4 * workload.batch_size * model.num_attention_heads * model.head_size * pairs
-    return float(model.num_hidden_layers * (linear + attention))
+    linear = 2 * batch_size * query * (model.parameters_per_layer - norms)
+    pairs = attended_pairs(query, sequence_length, causal=workload.causal)
+    attention = 4 * batch_size * model.num_attention_heads * model.head_size * pairs
+    return model.num_hidden_layers * (linear + attention)
 
 
 def _structure(graph: Dag) -> Check:

@@ -1,7 +1,7 @@
 """Paper for the charts: the only module that imports matplotlib, and itself imported only when something is drawn.
 
-The figures are not pyplot's: nothing stays open, no state is shared, and a script needs no display. A notebook shows the
-axes that a function returns.
+The figures are not pyplot's: nothing stays open, no state is shared, and a script needs no display. A notebook shows
+the axes that a function returns.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
-from perfsim.report.colours import INK, MUTED
+from perfsim.report.colours import INK, MUTED, WARNING
 
-__all__ = ["Picture", "byte_axis", "fresh", "heading", "legend_above", "pixels_wide", "time_axis"]
+__all__ = [
+    "Picture", "byte_axis", "device_axis", "does_not_fit", "fresh", "hatched", "heading", "legend_above", "limit",
+    "pixels_wide", "seconds_text", "stacked_bars", "time_axis",
+]  # fmt: skip
 
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_MOST_BARS = 64  # more bars than this touch
+_MOST_TICKS = 17  # labels that have room
 
 
 class Picture(Axes):
@@ -32,8 +38,9 @@ class Picture(Axes):
 
     def _repr_png_(self) -> bytes:
         """Draw the figure as PNG."""
-        buffer = io.BytesIO()
-        FigureCanvasAgg(self.get_figure(root=True) or Figure()).print_png(buffer)
+        buffer, figure = io.BytesIO(), self.get_figure(root=True)
+        if figure is not None:
+            figure.savefig(buffer, format="png")
         return buffer.getvalue()
 
 
@@ -86,10 +93,63 @@ def byte_axis(ax: Axes, which: str, span_bytes: float, label: str = "memory") ->
     _unit_axis(ax, which, span_bytes, label, _BYTE_UNITS)
 
 
-def _unit_axis(ax: Axes, which: str, span: float, label: str, units: Sequence[tuple[float, str]]) -> None:
+def seconds_text(value_s: float, span_s: float, digits: int = 3) -> str:
+    """Write a time in the unit of an axis with such a span; see `time_axis`."""
+    size, unit = _unit(span_s, _TIME_UNITS)
+    return f"{float(f'{value_s / size:.{digits}g}'):g} {unit}"
+
+
+def _unit(span: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:
     """Choose the largest unit of which the span is at least two."""
-    size, unit = next((pair for pair in units if span >= 2 * pair[0]), units[-1])
+    return next((pair for pair in units if span >= 2 * pair[0]), units[-1])
+
+
+def _unit_axis(ax: Axes, which: str, span: float, label: str, units: Sequence[tuple[float, str]]) -> None:
+    size, unit = _unit(span, units)
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_major_locator(MaxNLocator(nbins=10 if which == "x" else 7, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:.10g}"))
     axis.set_label_text(f"{label} ({unit})")
+
+
+def stacked_bars(ax: Axes, parts: Mapping[str, NDArray[np.float64]], colours: Mapping[str, str]) -> None:
+    """Stack a bar for each device; with many devices the bars touch and make steps."""
+    bottom = np.zeros(len(next(iter(parts.values()))))
+    places = np.arange(len(bottom))
+    for name, size in parts.items():
+        if len(bottom) <= _MOST_BARS:
+            ax.bar(places, size, 0.8, bottom, color=colours[name], label=name)
+        else:
+            edges = np.arange(len(bottom) + 1) - 0.5
+            ax.stairs(bottom + size, edges, baseline=bottom, fill=True, color=colours[name], linewidth=0, label=name)
+        bottom = bottom + size
+
+
+def hatched(ax: Axes, low: NDArray[np.float64], high: NDArray[np.float64]) -> Patch:
+    """Hatch the devices' bars from `low` to `high`, where these are numbers, and give the entry of the legend."""
+    over = np.flatnonzero(np.isfinite(low))
+    if len(low) <= _MOST_BARS:
+        ax.bar(over, (high - low)[over], 0.8, low[over], facecolor="none", hatch="////", edgecolor=WARNING)
+    else:
+        edges = np.arange(len(low) + 1) - 0.5
+        ax.stairs(high, edges, baseline=low, fill=True, facecolor="none", hatch="////", edgecolor=WARNING)
+    return does_not_fit()
+
+
+def does_not_fit() -> Patch:
+    """Entry of the legend for what is hatched."""
+    return Patch(facecolor="white", edgecolor=WARNING, hatch="////", linewidth=0.8, label="does not fit")
+
+
+def limit(ax: Axes, value: float, words: str) -> None:
+    """Name a horizontal limit at the right of the picture, where nothing is drawn."""
+    ax.text(1.008, value, words, transform=ax.get_yaxis_transform(), ha="left", va="center", fontsize=9, color=WARNING)
+
+
+def device_axis(ax: Axes, devices: NDArray[np.int64]) -> None:
+    """Label the horizontal axis with the devices, one unit each."""
+    step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, len(devices)) if len(devices) <= _MOST_TICKS * step)
+    ax.set_xticks(range(0, len(devices), step), [str(device) for device in devices[::step]])
+    ax.set_xlim(-0.6, len(devices) - 0.4)
+    ax.set_xlabel("GPU")
+    ax.spines[["top", "right"]].set_visible(False)

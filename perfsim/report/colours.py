@@ -1,7 +1,7 @@
 """The colours of the charts: one for each kind of operator, the same in every picture.
 
-The kinds have Okabe and Ito's palette for the colour-blind. What is not a kind of operator has colours outside of it, so
-that nobody takes the weights for a matmul.
+The kinds have Okabe and Ito's palette for the colour-blind. What is not a kind of operator has other colours, so that
+nobody takes the weights for a matmul.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MEMORY_COLOURS = {
     "weights": "#332288",
     "KV cache": "#DDCC77",
     "activations": "#44AA99",
-    "receive buffers": "#CC6677",
-    "framework's reserve": "#C4C4C4",
+    "buffers": "#CC6677",
+    "reserve": "#C4C4C4",
 }
 """Paul Tol's muted palette, in the order in which the parts are stacked."""
 
@@ -43,12 +43,12 @@ def mix(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
 
     Parameters
     ----------
-    shares : ndarray, shape (kinds, pixels)
-        Share of each of `KINDS` in each pixel; a column adds up to 1.
+    shares : ndarray, shape (kinds, ...)
+        Share of each of `KINDS` in each pixel; they add up to 1.
 
     Returns
     -------
-    ndarray of uint8, shape (pixels, 3)
+    ndarray of uint8, shape (..., 3)
         Red, green and blue.
 
     Examples
@@ -57,7 +57,7 @@ def mix(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
     [[0, 114, 178], [118, 174, 206]]
     """
     palette = np.array([_rgb(KIND_COLOURS[kind]) for kind in KINDS], dtype=np.float64)
-    return np.asarray(np.rint(shares.T @ palette), dtype=np.uint8)
+    return np.asarray(np.rint(np.moveaxis(shares, 0, -1) @ palette), dtype=np.uint8)
 
 
 def ink_on(colour: str) -> str:

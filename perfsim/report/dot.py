@@ -7,11 +7,12 @@ next row. `overview_dot` and `layer_dot` draw the same deployment from further a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import shorten
 
 from perfsim.errors import InputError
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Edge, Operator
-from perfsim.report.grid import Column, Rectangle, columns_of, lay_out
+from perfsim.report.grid import Column, Rectangle, Sizes, columns_of, lay_out
 from perfsim.report.labels import (
     FONT,
     INK,
@@ -29,18 +30,21 @@ from perfsim.report.labels import (
     ranges,
     shape_of,
     shape_text,
-)  # fmt: skip
+    wide_table,
+)
 from perfsim.report.layer_picture import layer_dot
 from perfsim.report.overview import overview_dot
 from perfsim.report.routes import edge_lanes, needed_height, needed_width, routes, spline
 
 __all__ = ["dag_dot", "layer_dot", "overview_dot", "render_svg"]
 
-_FONT_SIZE = 10
-_CHARACTER = 5.4
+_FONT_SIZE = 11
+_CHARACTER = 5.9
 """Mean width of a character at that size: DejaVu Sans, the widest of the fonts that browsers fall back on."""
-_LINE = 12.5
+_LINE = 13.5
 _HEAD = 100.0
+_LEAST_WIDTH = 1250.0
+"""Room for the legend in a picture of few layers."""
 
 
 def dag_dot(graph: OperatorGraph, title: str = "") -> str:
@@ -61,6 +65,11 @@ def dag_dot(graph: OperatorGraph, title: str = "") -> str:
     str
         DOT text, which `render_svg` draws.
 
+    Raises
+    ------
+    InputError
+        The graph has no operators.
+
     Examples
     --------
     >>> import perfsim
@@ -78,24 +87,23 @@ class _DagPicture:
 
     def __init__(self, graph: OperatorGraph, title: str) -> None:
         self.graph, self.title = graph, title
+        columns = columns_of(graph)
         self.axes = heads_axes(graph)
         self.labels = {operator.name: list(self._label(operator)) for operator in graph}
         self.shapes = {operator.name: shape_of(operator) for operator in graph}
         texts = {name: [len(line) * _CHARACTER for line in lines] for name, lines in self.labels.items()}
         self.width = max(needed_width(self.shapes[name], max(lines)) for name, lines in texts.items())
-        heights = {
-            name: needed_height(self.shapes[name], self.width, lines, _LINE) for name, lines in texts.items()
-        }
-        columns = columns_of(graph)
+        heights = {name: needed_height(self.shapes[name], self.width, lines, _LINE) for name, lines in texts.items()}
         places = {
             operator.name: (number, position)
             for number, column in enumerate(columns)
             for position, operator in enumerate(column.operators)
         }
         self.lanes = self._lanes(places)
-        labelled = {operator.name for operator in graph if len(operator.outputs) > 1}
+        labelled = frozenset(operator.name for operator in graph if len(operator.outputs) > 1)
         number_of_lanes = max(self.lanes.values(), default=0) + 1
-        self.grid = lay_out(columns, heights, self.width, number_of_lanes, labelled, _HEAD)
+        self.grid = lay_out(columns, Sizes(self.width, heights, labelled, number_of_lanes, _HEAD))
+        self.grid.width = max(self.grid.width, _LEAST_WIDTH)
 
     def _lanes(self, places: dict[str, tuple[int, int]]) -> dict[Edge, int]:
         """Lanes of the edges that stay in their column but not in its chain."""
@@ -135,8 +143,7 @@ class _DagPicture:
     def _caption(self, rows: str, frame: Rectangle, height: float) -> str:
         """Write a label that begins at the left of a frame: its table is as wide as the frame, in any font."""
         width, x = frame.right - frame.left - 16, (frame.left + frame.right) / 2
-        table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" WIDTH="{width:.0f}">{rows}</TABLE>'
-        return f'label=<{table}>, lp="{x:g},{self.grid.height - frame.top - height / 2:g}"'
+        return f'label=<{wide_table(rows, width)}>, lp="{x:g},{self.grid.height - frame.top - height / 2:g}"'
 
     def _head(self) -> Iterator[str]:
         graph, plan, grid = self.graph, self.graph.plan, self.grid
@@ -166,7 +173,7 @@ class _DagPicture:
         texts = (f"Stage {stage}", f"layer{'s' if len(layers) > 1 else ''} {ranges(layers)}", devices_text(devices))
         caption = f'<TR><TD ALIGN="LEFT"><FONT POINT-SIZE="18">{html("  |  ".join(texts))}</FONT></TD></TR>'
         yield f"  subgraph cluster_stage_{stage} {{"
-        yield f"    graph [{self._bounds(frame)}, style=\"rounded,filled\", fillcolor={quote('#F7F7F7')},"
+        yield f'    graph [{self._bounds(frame)}, style="rounded,filled", fillcolor={quote("#F7F7F7")},'
         yield f"      color={quote('#4D4D4D')}, penwidth=1.5, {self._caption(caption, frame, 44)}];"
         for number, column in columns:
             yield from (f"    {self._node(operator)}" for operator in column.before)
@@ -180,7 +187,7 @@ class _DagPicture:
         frame = self.grid.layers[number]
         caption = f'<TR><TD ALIGN="LEFT">Layer {column.layer}</TD></TR>'
         yield f"subgraph cluster_stage_{column.stage}_layer_{column.layer} {{"
-        yield f"  graph [{self._bounds(frame)}, style=\"rounded,filled\", fillcolor={quote('#FFFFFF')},"
+        yield f'  graph [{self._bounds(frame)}, style="rounded,filled", fillcolor={quote("#FFFFFF")},'
         yield f"    color={quote('#999999')}, penwidth=1, {self._caption(caption, frame, 30)}];"
         yield from (f"  {self._node(operator)}" for operator in column.body)
         yield "}"
@@ -193,6 +200,11 @@ class _DagPicture:
         label = quote("\n".join(self.labels[operator.name]))
         return f"{quote(operator.name)} [shape={shape_of(operator)}, {colours}, {place}, label={label}];"
 
+    def _skips(self, edge: Edge) -> bool:
+        """Whether an edge goes round operators, in its column or from another layer to the middle of one."""
+        consumer = self.graph[edge.consumer]
+        return edge in self.lanes or (len(consumer.inputs) > 1 and consumer.layer != self.graph[edge.producer].layer)
+
     def _edge(self, edge: Edge, corners: list[tuple[float, float]]) -> Iterator[str]:
         producer, height = self.graph[edge.producer], self.grid.height
         yield f'pos="{spline(corners, height)}"'
@@ -202,7 +214,7 @@ class _DagPicture:
             yield f'label={quote(name)}, lp="{x + 4 + 3 * len(name):g},{height - (top + bottom) / 2:g}"'
         if producer.kind == "transfer":
             yield f"color={quote(fill('transfer')[1])}, penwidth=2"
-        elif edge in self.lanes or (edge.input == 0 < len(self.graph[edge.consumer].inputs) - 1 and False):
+        elif self._skips(edge):
             yield f"color={quote('#0072B2')}, style=dashed"
 
 
@@ -231,8 +243,11 @@ def render_svg(dot: str) -> str:
     import pygraphviz
 
     try:
-        drawn: bytes = pygraphviz.AGraph(string=dot).draw(format="svg", prog="dot")
+        graph = pygraphviz.AGraph(string=dot)
+        graph.has_layout = graph.graph_attr["layout"] == "nop2" if "layout" in graph.graph_attr else False
+        drawn: bytes = graph.draw(format="svg", prog=None if graph.has_layout else "dot")
     except ValueError as error:
-        shown = dot if len(dot) <= 60 else f"{dot[:57]}..."
-        raise InputError.of("dot", shown, "must be a graph in the DOT language", str(error)) from error
+        raise InputError.of(
+            "dot", shorten(dot, 60, placeholder="..."), "must be a graph in the DOT language", str(error)
+        ) from error
     return drawn.decode("utf-8")

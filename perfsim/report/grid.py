@@ -1,4 +1,4 @@
-"""Where the nodes of the DAG picture stand and how its edges run: columns of layers in rows, edges in the gutters between.
+"""Where the nodes of the DAG picture stand: columns of layers in rows, with gutters between for the edges.
 
 Graphviz's own `dot` orders clusters as it likes and leads edges between columns across the whole picture, so the places
 are computed here. Lengths are points; x grows to the right and y downwards.
@@ -6,14 +6,14 @@ are computed here. Lengths are points; x grows to the right and y downwards.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from perfsim.errors import InputError
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Operator
 
-__all__ = ["GUTTER", "LANE", "Column", "Grid", "Point", "Rectangle", "Spot", "columns_of", "lay_out"]
+__all__ = ["GUTTER", "LANE", "Column", "Grid", "Point", "Rectangle", "Sizes", "Spot", "columns_of", "lay_out"]
 
 Point = tuple[float, float]
 
@@ -106,32 +106,54 @@ class Grid:
 def columns_of(graph: OperatorGraph) -> list[Column]:
     """Put the layers of a graph into columns, and the columns into rows.
 
-    Whole stages fill a row; a stage that is longer than a row has several to itself.
+    Whole stages fill a row; a stage that is longer than a row has several to itself. Rows are as long as makes the
+    picture about square.
     """
+    if not graph.operators:
+        raise InputError.of("graph", graph, "must have operators to draw")
     stages: dict[int, dict[int | None, list[Operator]]] = {}
     for operator in graph:
         stages.setdefault(operator.stage, {}).setdefault(operator.layer, []).append(operator)
-    number = sum(max(1, sum(layer is not None for layer in held)) for held in stages.values())
-    rows = math.ceil(number / math.ceil(math.sqrt(number * _COLUMN_ASPECT)))
-    widest = math.ceil(number / rows)
+    layers = {stage: _layers(held) for stage, held in sorted(stages.items())}
+    lengths = [len(held) for held in layers.values()]
+    packings = (_pack(lengths, widest) for widest in range(1, sum(lengths) + 1))
+    cells = min(packings, key=lambda cells: max(index for _, index in cells) + cells[-1][0] * _COLUMN_ASPECT)
     columns: list[Column] = []
-    row, index = 0, 0
-    for stage, held in sorted(stages.items()):
-        layers: list[int | None] = [layer for layer in held if layer is not None] or [None]
-        if index and index + len(layers) > widest:
-            row, index = row + 1, 0
-        for layer in layers:
-            if index == widest:
-                row, index = row + 1, 0
-            before, after = _around(graph, stage, layer == layers[0], layer == layers[-1])
-            columns.append(Column(stage, layer, row, index, before, tuple(held[layer]) if layer is not None else (), after))
-            index += 1
-        if len(layers) > widest:
-            row, index = row + 1, 0
+    for stage, held in layers.items():
+        for layer in held:
+            row, index = cells[len(columns)]
+            before, after = _around(graph, stage, layer == held[0], layer == held[-1])
+            body = stages[stage][layer] if layer is not None else ()
+            columns.append(Column(stage, layer, row, index, before, tuple(body), after))
     return columns
 
 
-def _around(graph: OperatorGraph, stage: int, first: bool, last: bool) -> tuple[tuple[Operator, ...], tuple[Operator, ...]]:
+def _layers(held: Mapping[int | None, object]) -> list[int | None]:
+    """Layers of a stage; a stage without any has one column all the same."""
+    layers: list[int | None] = [layer for layer in held if layer is not None]
+    return layers or [None]
+
+
+def _pack(lengths: Sequence[int], widest: int) -> list[tuple[int, int]]:
+    """Row and index of every layer of stages of given lengths, in rows of at most `widest` layers."""
+    cells: list[tuple[int, int]] = []
+    row, index = 0, 0
+    for length in lengths:
+        if index and index + length > widest:
+            row, index = row + 1, 0
+        for _ in range(length):
+            if index == widest:
+                row, index = row + 1, 0
+            cells.append((row, index))
+            index += 1
+        if length > widest:
+            row, index = row + 1, 0
+    return cells
+
+
+def _around(
+    graph: OperatorGraph, stage: int, first: bool, last: bool
+) -> tuple[tuple[Operator, ...], tuple[Operator, ...]]:
     """Operators of a stage outside its layers: those before the layers for the first, those after for the last."""
     before: list[Operator] = []
     after: list[Operator] = []
@@ -143,70 +165,76 @@ def _around(graph: OperatorGraph, stage: int, first: bool, last: bool) -> tuple[
     return tuple(before if first else ()), tuple(after if last else ())
 
 
-def lay_out(
-    columns: Sequence[Column], heights: Mapping[str, float], width: float, lanes: int, labelled: set[str], head: float
-) -> Grid:
-    """Give every operator, layer and stage its place.
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes from which places follow.
 
-    Parameters
+    Attributes
     ----------
-    columns : sequence of Column
-    heights : mapping of str to float
-        Of each operator's node.
     width : float
         Of every node.
-    lanes : int
-        Edges that run side by side at the right of a column.
+    heights : mapping of str to float
+        Of each operator's node.
     labelled : set of str
         Operators whose outgoing edges carry labels, and need room.
+    lanes : int
+        Edges that run side by side at the right of a column.
     head : float
         Room for the title.
     """
+
+    width: float
+    heights: Mapping[str, float]
+    labelled: frozenset[str]
+    lanes: int
+    head: float
+
+    @property
+    def frame(self) -> float:
+        """Width of a layer's frame."""
+        return self.width + 2 * _LAYER_PAD + self.lanes * LANE
+
+    def room(self, operator: Operator) -> float:
+        """Height of a node and of the gap below it."""
+        return self.heights[operator.name] + (_GAP_WITH_LABELS if operator.name in self.labelled else _GAP)
+
+    def stack(self, operators: Sequence[Operator]) -> float:
+        """Height of nodes under each other."""
+        return sum(self.room(operator) for operator in operators)
+
+
+def lay_out(columns: Sequence[Column], sizes: Sizes) -> Grid:
+    """Give every operator, layer and stage its place."""
     grid = Grid(columns)
-    frame = width + 2 * _LAYER_PAD + lanes * LANE
-    top = head
+    top = sizes.head
     for row in sorted({column.row for column in columns}):
         members = [(number, column) for number, column in enumerate(columns) if column.row == row]
-        lead = max(_stack(column.before, heights, labelled) for _, column in members)
-        body_top = top + _STAGE_HEAD + lead
-        bottom = body_top
-        for number, column in members:
-            left = GUTTER + column.index * (frame + GUTTER)
-            y = body_top - _stack(column.before, heights, labelled)
-            x = left + _LAYER_PAD + width / 2
-            y = _place(grid, number, column.before, heights, labelled, x, y, width)
-            if column.body:
-                y = _place(grid, number, column.body, heights, labelled, x, y + _LAYER_HEAD, width)
-                grid.layers[number] = Rectangle(left, body_top, left + frame, y - _GAP + _LAYER_PAD)
-                y += _LAYER_PAD
-            y = _place(grid, number, column.after, heights, labelled, x, y, width)
-            bottom = max(bottom, y - _GAP + _STAGE_PAD if column.after else y - _GAP + _LAYER_PAD)
-            grid.width = max(grid.width, left + frame + GUTTER)
-        for number, column in members:
-            left = GUTTER + column.index * (frame + GUTTER)
-            whole = Rectangle(left - _STAGE_PAD, top, left + frame + _STAGE_PAD, bottom)
+        body_top = top + _STAGE_HEAD + max(sizes.stack(column.before) for _, column in members)
+        bottom = max(_stand(grid, sizes, number, body_top) for number, _ in members)
+        for _, column in members:
+            left = GUTTER + column.index * (sizes.frame + GUTTER)
+            whole = Rectangle(left - _STAGE_PAD, top, left + sizes.frame + _STAGE_PAD, bottom)
             known = grid.stages.get(column.stage)
             grid.stages[column.stage] = Rectangle.around([whole, *([known] if known else [])])
+            grid.width = max(grid.width, left + sizes.frame + GUTTER)
         top = bottom + _ROW_GAP
     grid.height = top - _ROW_GAP + _STAGE_PAD
     return grid
 
 
-def _room(operator: Operator, heights: Mapping[str, float], labelled: set[str]) -> float:
-    return heights[operator.name] + (_GAP_WITH_LABELS if operator.name in labelled else _GAP)
-
-
-def _stack(operators: Sequence[Operator], heights: Mapping[str, float], labelled: set[str]) -> float:
-    return sum(_room(operator, heights, labelled) for operator in operators)
-
-
-def _place(
-    grid: Grid, number: int, operators: Sequence[Operator], heights: Mapping[str, float], labelled: set[str],
-    x: float, y: float, width: float,
-) -> float:  # fmt: skip
-    """Stand operators under each other; give where the next one would begin."""
-    for operator in operators:
-        height = heights[operator.name]
-        grid.spots[operator.name] = Spot(x, y + height / 2, width, height, number)
-        y += _room(operator, heights, labelled)
-    return y
+def _stand(grid: Grid, sizes: Sizes, number: int, body_top: float) -> float:
+    """Stand the operators of a column under each other; give where the frame of its stage may end."""
+    column = grid.columns[number]
+    left = GUTTER + column.index * (sizes.frame + GUTTER)
+    y = body_top - sizes.stack(column.before)
+    for part in (column.before, column.body, column.after):
+        y += _LAYER_HEAD if part and part is column.body else 0.0
+        for operator in part:
+            height = sizes.heights[operator.name]
+            x = left + _LAYER_PAD + sizes.width / 2
+            grid.spots[operator.name] = Spot(x, y + height / 2, sizes.width, height, number)
+            y += sizes.room(operator)
+        if part and part is column.body:
+            grid.layers[number] = Rectangle(left, body_top, left + sizes.frame, y - _GAP + _LAYER_PAD)
+            y += _LAYER_PAD
+    return y - _GAP + _STAGE_PAD

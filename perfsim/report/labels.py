@@ -1,4 +1,4 @@
-"""The words and colours that the pictures share: how a tensor, a list of devices or an operator is written in a label."""
+"""The words and colours that the pictures share: how tensors, devices and operators are written in labels."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Operator, Tensor
-from perfsim.ops.operators import Collective
+from perfsim.ops.operators import Collective, Elementwise, Transfer
+from perfsim.units import format_bytes
 
 __all__ = [
     "FONT", "INK", "Axes", "devices_text", "family", "fill", "heads_axes", "html", "inputs_of", "legend",
-    "outputs_of", "parallelism", "per_device_text", "quote", "ranges", "shape_of", "shape_text",
+    "outputs_of", "parallelism", "per_device_text", "quote", "ranges", "shape_of", "shape_text", "wide_table",
 ]  # fmt: skip
 
 FONT = "Helvetica,Arial,sans-serif"
 INK = "#1A1A1A"
 
-Axes = Mapping[int, tuple[int, int]]
-"""Heads and head size of the tensors that attention takes and gives, by the identity of the tensor."""
+Axes = Mapping[Tensor, tuple[int, int]]
+"""Heads and head size of the tensors that attention takes and gives."""
 
 # Fill and border of each family: Okabe and Ito's palette for the colour-blind, the fills mixed with white.
 _COLOURS = {
@@ -115,20 +116,20 @@ def fill(name: str) -> tuple[str, str]:
 
 def heads_axes(graph: OperatorGraph) -> Axes:
     """Find the tensors whose last axis is made of heads: what attention takes and gives."""
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[Tensor, tuple[int, int]] = {}
     for operator in graph:
         if operator.kind == "attention":
             size = graph.model.head_size
             for tensor in (*operator.inputs, *operator.outputs):
-                found[id(tensor)] = (tensor.shape[-1] // size, size)
+                found[tensor] = (tensor.shape[-1] // size, size)
     return found
 
 
 def shape_text(graph: OperatorGraph, tensor: Tensor, axes: Axes) -> str:
     """Write the shape of the whole batch with the names of its axes."""
     batch, tokens, width = tensor.shape
-    if id(tensor) in axes:
-        heads, size = axes[id(tensor)]
+    if tensor in axes:
+        heads, size = axes[tensor]
         last = f"heads={heads}, head_dim={size}"
     elif width == graph.model.intermediate_size != graph.model.hidden_size:
         last = f"ffn={width}"
@@ -177,20 +178,42 @@ def parallelism(graph: OperatorGraph, operator: Operator) -> str:
     >>> parallelism(graph, graph["layer_00.mlp_down"])
     'row-parallel matmul'
     """
-    plan, tensor = graph.plan, graph.plan.tensor
-    if operator.kind == "matmul" and operator.weight is not None and tensor > 1:
-        return {1: "column-parallel matmul", 0: "row-parallel matmul"}.get(operator.weight.shard_axis or 0, "matmul")
-    if operator.kind == "attention" and tensor > 1:
+    plan, work = graph.plan, operator.work
+    words = operator.kind
+    if operator.kind == "matmul" and operator.weight is not None and plan.tensor > 1:
+        words = {0: "row-parallel matmul", 1: "column-parallel matmul"}.get(operator.weight.shard_axis or 0, words)
+    elif operator.kind == "attention" and plan.tensor > 1:
         heads = graph.model.num_attention_heads
-        return f"attention, {heads // tensor} of {heads} heads on each GPU"
-    if isinstance(operator.work, Collective):
-        return f"{operator.work.op.replace('_', '-')} over {tensor} GPUs"
-    if operator.kind == "split":
-        size = plan.microbatch_size or graph.workload.batch_size
-        count = math.ceil(graph.workload.batch_size / plan.data / size)
-        copies = f", the same on {tensor} GPUs" if tensor > 1 else ""
-        return f"{count} microbatch{'es' if count > 1 else ''} of {size}{copies}"
-    return operator.kind
+        words = f"attention, {heads // plan.tensor} of {heads} heads on each GPU"
+    elif isinstance(work, Elementwise):
+        words = f"elementwise {work.op}"
+    elif isinstance(work, Transfer):
+        words = f"{format_bytes(work.payload_bytes)} from each GPU to its peer in stage {operator.stage + 1}"
+    elif isinstance(work, Collective):
+        words = f"{work.op.replace('_', '-')} of {format_bytes(work.payload_bytes)} over {plan.tensor} GPUs"
+    elif operator.kind == "split":
+        words = _split(graph)
+    return words
+
+
+def _split(graph: OperatorGraph) -> str:
+    plan, batch = graph.plan, graph.workload.batch_size
+    size = plan.microbatch_size or batch
+    count = math.ceil(batch / plan.data / size)
+    replicas = f"{plan.data} × " if plan.data > 1 else ""
+    copies = f", each on {plan.tensor} GPUs" if plan.tensor > 1 else ""
+    return f"{replicas}{count} microbatch{'es' if count > 1 else ''} of {size}{copies}"
+
+
+def wide_table(rows: str, width: float) -> str:
+    """Write rows of cells as an HTML-like label of a given width, so that left is left in whatever font.
+
+    Examples
+    --------
+    >>> wide_table("<TR><TD>a</TD></TR>", 80)
+    '<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" WIDTH="80"><TR><TD>a</TD></TR></TABLE>'
+    """
+    return f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" WIDTH="{width:.0f}">{rows}</TABLE>'
 
 
 def legend(families: Iterable[str]) -> str:

@@ -1,12 +1,13 @@
 """Lanes of a timeline: which GPUs share one, which time they show, and how they are drawn.
 
-Where there are fewer bars than pixels, bars stand at their true simulated times. Where there are more, every pixel mixes
-the colours of what goes on in it, by its exact share of the time.
+Bars stand at their true simulated times as long as each is at least a pixel wide. Then every pixel mixes the colours of
+what goes on in it, by its exact share of the time. And where most pixels hold several bars, so that a mixture no longer
+tells of what it is made, a pixel's column stacks the kinds instead, each as high as its share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,20 +19,36 @@ from perfsim.report.breakdown import IDLE, KINDS
 from perfsim.report.colours import INK, KIND_COLOURS, MUTED, mix
 from perfsim.report.labels import ranges
 from perfsim.report.lanes import Run
-from perfsim.report.strips import PARTS, Executions, Strip, mean_shares
+from perfsim.report.strips import PARTS, Executions, Strip, mean_shares, stack
 from perfsim.units import PICOSECONDS_PER_SECOND, format_seconds, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MOST_LANES", "Lanes", "draw_lanes", "groups_of", "mark_microbatches", "mark_stages", "window_of"]
+__all__ = [
+    "MOST_LANES",
+    "Lanes",
+    "draw_lanes",
+    "groups_of",
+    "have_room_for_numbers",
+    "mark_stages",
+    "number_microbatches",
+    "window_of",
+]
 
 MOST_LANES = 48
 """Of one picture: more would be thinner than their labels."""
 
 _PIXELS_PER_BAR = 3  # with less room a bar is not seen for what it is
-_TOP = {"compute": -0.44, "communication": 0.16}
-_HEIGHT = {"compute": 0.58, "communication": 0.28}
+_CROWDED = 2.0  # bars a pixel from which on a mixture of colours is read by nobody
+_MOST_NUMBERED = 16  # lanes
+_NUMBER_PIXELS = 20  # room that the number of a microbatch takes
+_ROWS = 50  # of pixels that a lane has before the picture is scaled to its size
+_SPANS = {
+    False: {"compute": (3, 29), "communication": (32, 15)},
+    True: {"compute": (17, 20), "communication": (37, 10)},
+}
+"""First row and rows of the parts of a lane, without and with a line for the numbers of the microbatches above them."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +64,15 @@ class Lanes:
         Start and end, within the run.
     first : float
         Vertical position of the first lane; the next stand below it, one unit each.
+    numbered : bool
+        Whether the lanes have a line for the numbers of the microbatches.
     """
 
     run: Run
     groups: list[list[int]]
     window_ps: tuple[int, int]
     first: float = 0.0
+    numbered: bool = False
 
     @property
     def window_s(self) -> tuple[float, float]:
@@ -96,7 +116,8 @@ def window_of(
         high = min(run.makespan_ps, round(end_s * PICOSECONDS_PER_SECOND))
     if low >= high:
         makespan = format_seconds(float(seconds(run.makespan_ps)))
-        raise InputError.of("start_s, end_s", (start_s, end_s), f"must be a time within the run, which takes {makespan}")
+        allowed = f"must be a time within the run, which takes {makespan}"
+        raise InputError.of("start_s, end_s", (start_s, end_s), allowed)  # noqa: TRY003 - not a message, its parts
     return low, high
 
 
@@ -125,49 +146,57 @@ def groups_of(run: Run, devices: Iterable[int] | None, most: int = MOST_LANES) -
     return [chosen[first : first + size] for first in range(0, len(chosen), size)]
 
 
-def draw_lanes(ax: Axes, lanes: Lanes, pixels: int) -> set[str]:
-    """Draw the lanes on so many pixels, as bars or as mixed pixels, and give the kinds that are there."""
+def draw_lanes(ax: Axes, lanes: Lanes, pixels: int) -> tuple[set[str], bool]:
+    """Draw the lanes on so many pixels; give the kinds that are there, and whether pixels stack them."""
     executions = Executions(lanes.run)
-    low_ps, high_ps = lanes.window_ps
-    pixel_ps = np.linspace(low_ps, high_ps, max(2 * pixels, 1) + 1)  # two a pixel, so that larger copies are sharp too
-    known: dict[tuple[int, str], Strip] = {}
-    seen = {IDLE}
-    for lane in range(len(lanes.groups)):
-        slots, counts = lanes.slots(lane)
-        for part in PARTS:
-            for slot in slots.tolist():
-                if (slot, part) not in known:
-                    known[slot, part] = executions.strip(slot, part, lanes.window_ps)
-                    seen |= {KINDS[kind] for kind in np.unique(known[slot, part].kind)}
-            strips = [known[slot, part] for slot in slots.tolist()]
-            if len(strips) == 1 and strips[0].bars * _PIXELS_PER_BAR <= pixels:
-                _draw_bars(ax, lanes, lane, part, strips[0])
-            else:
-                _draw_pixels(ax, lanes, lane, part, mean_shares(strips, counts, pixel_ps))
-    return seen
+    members = [lanes.slots(lane) for lane in range(len(lanes.groups))]
+    slots = sorted({int(slot) for lane_slots, _ in members for slot in lane_slots})
+    strips = {(slot, part): executions.strip(slot, part, lanes.window_ps) for slot in slots for part in PARTS}
+    kinds = {IDLE} | {KINDS[kind] for strip in strips.values() for kind in np.unique(strip.kind)}
+    pixel_ps = (lanes.window_ps[1] - lanes.window_ps[0]) / pixels
+    if all(len(own) == 1 for own, _ in members) and all(strip.shortest_ps >= pixel_ps for strip in strips.values()):
+        for lane, (own, _) in enumerate(members):
+            for part in PARTS:
+                _draw_bars(ax, lanes, lane, part, strips[int(own[0]), part])
+        return kinds, False
+    crowded = max(strip.bars for strip in strips.values()) > _CROWDED * pixels
+    _draw_pixels(ax, lanes, _picture(lanes, strips, 2 * pixels, crowded))  # two a pixel: larger copies are sharp too
+    return kinds, crowded
 
 
 def _draw_bars(ax: Axes, lanes: Lanes, lane: int, part: str, strip: Strip) -> None:
     """Draw a strip as rectangles, one collection a kind, over an idle background."""
-    span = (lanes.first + lane + _TOP[part], _HEIGHT[part])
-    low_s, high_s = lanes.window_s
+    first, rows = _SPANS[lanes.numbered][part]
+    span, (low_s, high_s) = (lanes.first + lane - 0.5 + first / _ROWS, rows / _ROWS), lanes.window_s
     ax.broken_barh([(low_s, high_s - low_s)], span, facecolors=KIND_COLOURS[IDLE], linewidth=0)
     for kind in PARTS[part]:
-        start, end = strip.pieces(kind) if kind in KINDS else (np.empty(0), np.empty(0))
+        start, end = strip.pieces(kind)
         if len(start):
-            ranges_s = list(zip(seconds(start).tolist(), seconds(end - start).tolist(), strict=True))
-            ax.broken_barh(ranges_s, span, facecolors=KIND_COLOURS[kind], linewidth=0, label=f"_{part} {lane} {kind}")
+            bars = list(zip(seconds(start).tolist(), seconds(end - start).tolist(), strict=True))
+            ax.broken_barh(bars, span, facecolors=KIND_COLOURS[kind], linewidth=0, label=f"_{lane} {part} {kind}")
 
 
-def _draw_pixels(ax: Axes, lanes: Lanes, lane: int, part: str, shares: NDArray[np.float64]) -> None:
-    """Draw the mixed colours of a part of a lane, one row of pixels stretched over its height."""
-    top = lanes.first + lane + _TOP[part]
-    ax.imshow(
-        mix(shares)[np.newaxis],
-        extent=(*lanes.window_s, top + _HEIGHT[part], top),
-        aspect="auto",
-        label=f"_{part} {lane}",
-    )
+def _picture(lanes: Lanes, strips: Mapping[tuple[int, str], Strip], columns: int, crowded: bool) -> NDArray[np.uint8]:
+    """Colours of all lanes, shape (rows, columns, 3); lanes of the same slots are computed once."""
+    pixel_ps = np.linspace(*lanes.window_ps, columns + 1)
+    picture = np.full((len(lanes.groups), _ROWS, columns, 3), 255, dtype=np.uint8)
+    same: dict[bytes, int] = {}
+    for lane in range(len(lanes.groups)):
+        slots, counts = lanes.slots(lane)
+        twin = same.setdefault(slots.tobytes() + counts.tobytes(), lane)
+        if twin != lane:
+            picture[lane] = picture[twin]
+            continue
+        for part, (first, rows) in _SPANS[lanes.numbered].items():
+            shares = mean_shares([strips[slot, part] for slot in slots.tolist()], counts.tolist(), pixel_ps)
+            picture[lane, first : first + rows] = mix(stack(shares, rows if crowded else 1))
+    return picture.reshape(-1, columns, 3)
+
+
+def _draw_pixels(ax: Axes, lanes: Lanes, picture: NDArray[np.uint8]) -> None:
+    """Put a picture of all lanes where they stand."""
+    top = lanes.first - 0.5
+    ax.imshow(picture, extent=(*lanes.window_s, top + len(lanes.groups), top), aspect="auto", label="_lanes")
 
 
 def mark_stages(ax: Axes, lanes: Lanes, size: float = 9) -> None:
@@ -182,8 +211,31 @@ def mark_stages(ax: Axes, lanes: Lanes, size: float = 9) -> None:
             va="center", ha="left", fontsize=size, color=MUTED,
         )  # fmt: skip
         if len(mine) > 1 and mine[0] > 0:
-            ax.plot([0, 1], [lanes.first + mine[0] - 0.5] * 2, transform=ax.get_yaxis_transform(), color=INK, linewidth=0.8)
+            ax.axhline(lanes.first + mine[0] - 0.5, color=INK, linewidth=0.8)
 
 
-def mark_microbatches(ax: Axes, lanes: Lanes, pixels: int) -> None:
-    """Write its number where a microbatch begins on a lane, when there is room for the numbers."""
+def have_room_for_numbers(lanes: Lanes, pixels: int) -> bool:
+    """Say whether every microbatch has room for its number where it begins on a lane."""
+    room_ps = (lanes.window_ps[1] - lanes.window_ps[0]) * _NUMBER_PIXELS / pixels
+    if len(lanes.groups) > _MOST_NUMBERED or any(len(group) > 1 for group in lanes.groups):
+        return False
+    starts = [starts for _, starts in _starts(lanes)]
+    return any(map(len, starts)) and all((np.diff(some) >= room_ps).all() for some in starts)
+
+
+def number_microbatches(ax: Axes, lanes: Lanes, pixels: int) -> None:
+    """Write its number above each microbatch, where it begins on a lane, unless the picture ends there."""
+    room_ps = (lanes.window_ps[1] - lanes.window_ps[0]) * _NUMBER_PIXELS / pixels
+    for lane, (microbatches, starts) in enumerate(_starts(lanes)):
+        for microbatch, start in zip(microbatches.tolist(), starts.tolist(), strict=True):
+            if start + room_ps <= lanes.window_ps[1]:
+                place = float(seconds(start)), lanes.first + lane - 0.18
+                ax.text(*place, str(microbatch), fontsize=7, color=INK, va="bottom", ha="left")
+
+
+def _starts(lanes: Lanes) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Microbatches that begin in the window, and when, for each lane."""
+    executions, (low, high) = Executions(lanes.run), lanes.window_ps
+    all_starts = [executions.microbatch_starts_ps(lanes.run.slot_of(group[0])) for group in lanes.groups]
+    shown = [np.flatnonzero((starts >= low) & (starts < high)) for starts in all_starts]
+    return [(chosen, starts[chosen]) for chosen, starts in zip(shown, all_starts, strict=True)]

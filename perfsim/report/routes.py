@@ -130,7 +130,9 @@ class _Router:
         return self.grid.layers[spot.column].right + GUTTER / 2 if spot.column in self.grid.layers else spot.x
 
 
-def routes(grid: Grid, edges: Sequence[Edge], shapes: Mapping[str, str], lanes: Mapping[Edge, int]) -> list[list[Point]]:
+def routes(
+    grid: Grid, edges: Sequence[Edge], shapes: Mapping[str, str], lanes: Mapping[Edge, int]
+) -> list[list[Point]]:
     """Corners of every edge, from the producer's outline to the consumer's."""
     router = _Router(grid, shapes, lanes)
     parallel: dict[tuple[str, str], int] = {}

@@ -1,7 +1,7 @@
 """What devices do at every instant, one thing at a time, and how that fills the pixels of a picture.
 
-A *strip* cuts a window of time into pieces, each of one kind of operator or of idling. Bars and pixels are both made from
-strips, so a picture shows the same from far away and from near.
+A *strip* cuts a window of time into pieces, each of one kind of operator or of idling. Bars and pixels are both made
+from strips, so a picture shows the same from far away and from near.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from perfsim.report.breakdown import IDLE, KINDS
 from perfsim.report.lanes import COMMUNICATION, COMPUTE, Run
 
-__all__ = ["PARTS", "Executions", "Strip", "mean_shares", "strip_of"]
+__all__ = ["PARTS", "Executions", "Strip", "mean_shares", "stack", "strip_of"]
 
-PARTS = {"compute": COMPUTE, "communication": COMMUNICATION}
-"""The kinds of each of the two parts of a lane."""
+PARTS = {
+    "compute": tuple(kind for kind in KINDS if kind in COMPUTE),
+    "communication": tuple(kind for kind in KINDS if kind in COMMUNICATION),
+}
+"""The kinds of each of the two parts of a lane; to receive is a transfer too."""
 
 _IDLE = KINDS.index(IDLE)
 
@@ -41,6 +44,11 @@ class Strip:
     def bars(self) -> int:
         """Pieces in which something goes on."""
         return int((self.kind != _IDLE).sum())
+
+    @property
+    def shortest_ps(self) -> int:
+        """Length of the shortest piece in which something goes on; endless where nothing does."""
+        return int(np.diff(self.edge_ps)[self.kind != _IDLE].min(initial=np.iinfo(np.int64).max))
 
     def pieces(self, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Starts and ends of the pieces of one kind."""
@@ -133,20 +141,44 @@ class Executions:
     def strip(self, slot: int, part: str, window_ps: tuple[int, int]) -> Strip:
         """What a slot does in a window, in one part of its lane; see `PARTS`."""
         mine = slice(self._bounds[slot], self._bounds[slot + 1])
-        wanted = np.isin(self._kind[mine], [KINDS.index(kind) for kind in PARTS[part] if kind in KINDS])
+        wanted = np.isin(self._kind[mine], [KINDS.index(kind) for kind in PARTS[part]])
         rows, kind = self._row[mine][wanted], self._kind[mine][wanted]
         start, end = self.run.start_ps[:, rows].ravel(), self.run.end_ps[:, rows].ravel()
         return strip_of(start, end, np.tile(kind, len(self.run.end_ps)), window_ps)
 
-    def microbatch_ps(self, slot: int, microbatch: int) -> tuple[int, int]:
-        """When a slot starts and ends its kernels of a microbatch."""
+    def microbatch_starts_ps(self, slot: int) -> NDArray[np.int64]:
+        """When a slot starts its first kernel of each microbatch."""
         mine = slice(self._bounds[slot], self._bounds[slot + 1])
-        compute = np.isin(self._kind[mine], [KINDS.index(kind) for kind in COMPUTE])
-        rows = self._row[mine][compute]
-        return int(self.run.start_ps[microbatch, rows].min()), int(self.run.end_ps[microbatch, rows].max())
+        rows = self._row[mine][np.isin(self._kind[mine], [KINDS.index(kind) for kind in COMPUTE])]
+        return np.asarray(self.run.start_ps[:, rows].min(axis=1))
 
 
 def mean_shares(strips: Sequence[Strip], weights: Sequence[int], pixel_ps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of every kind in every pixel, on the mean over several strips; see `Strip.shares`."""
     shares = sum(weight * strip.shares(pixel_ps) for strip, weight in zip(strips, weights, strict=True))
     return np.asarray(shares / sum(weights), dtype=np.float64)
+
+
+def stack(shares: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """Stand the kinds of every pixel on each other, the first of `KINDS` at the bottom, each as high as its share.
+
+    Parameters
+    ----------
+    shares : ndarray, shape (kinds, pixels)
+    rows : int
+        Into how many the height is cut; a single one holds the mixture.
+
+    Returns
+    -------
+    ndarray, shape (kinds, rows, pixels)
+        Share of every kind in every cell; the mean over the rows is `shares`.
+
+    Examples
+    --------
+    >>> stack(np.array([[0.75], [0.25]]), 2).tolist()
+    [[[0.5], [1.0]], [[0.5], [0.0]]]
+    """
+    top = np.minimum(np.cumsum(shares, axis=0), 1.0)[:, np.newaxis] * rows
+    bottom = np.concatenate([np.zeros_like(top[:1]), top[:-1]])
+    row = np.arange(rows - 1, -1, -1, dtype=np.float64)[:, np.newaxis]
+    return np.asarray(np.clip(np.minimum(top, row + 1) - np.maximum(bottom, row), 0.0, None))

@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfsim.errors import InputError
-from perfsim.schedule.taskgraph import Lists, TaskGraph, merge_predecessors
+from perfsim.ops.operators import Quantity
+from perfsim.schedule.taskgraph import Lists, Period, TaskGraph, merge_predecessors
 from perfsim.schedule.template import STREAMS, Template
 
-__all__ = ["expand"]
+__all__ = ["check_length", "expand", "is_too_long", "period_of"]
 
-_LONGEST_PS = 2**62
-"""Times must stay well inside of 64 bits; this is 53 days."""
+_LONGEST_PS = 2**61
+"""Times must stay well inside of 64 bits; this is 26 days."""
 
 
 def expand(template: Template, duration_ps: NDArray[np.int64], variant: NDArray[np.integer]) -> TaskGraph:
@@ -39,17 +40,10 @@ def expand(template: Template, duration_ps: NDArray[np.int64], variant: NDArray[
     InputError
         The durations add up to more than whole picoseconds can hold.
     """
-    total_ps = float((duration_ps.sum(axis=1, dtype=np.float64)[variant]).sum())
-    if total_ps > _LONGEST_PS:
-        raise InputError.of(
-            "workload", f"{total_ps / 1e12:.3g} s of work", f"must add up to at most {_LONGEST_PS / 1e12:.3g} s",
-            "use a smaller batch, or the sum of several runs",
-        )  # fmt: skip
+    check_length(float((duration_ps.sum(axis=1, dtype=np.float64)[variant]).sum()))
     rows, count = template.num_rows, len(variant)
-    head = min(count, 1 + max(1, int(template.waits[:, 2].max(initial=0))))
-    dependencies = _head_dependencies(template, head)
-    streams = Lists(*_repeat(template.streams, rows, 1, head, shift=0))
-    merged = merge_predecessors(streams, dependencies)
+    head = min(count, _head_length(template))
+    dependencies, merged = _head(template, head)
     return TaskGraph(
         duration_ps=duration_ps[variant].reshape(-1),
         streams=Lists(*_repeat(template.streams, rows, 1, count, shift=0)),
@@ -59,6 +53,42 @@ def expand(template: Template, duration_ps: NDArray[np.int64], variant: NDArray[
         num_streams=template.num_slots * len(STREAMS),
         merged=Lists(*_repeat(merged, rows, head, count, shift=rows)),
     )
+
+
+def is_too_long(total_ps: Quantity) -> Quantity:
+    """Whether whole picoseconds cannot hold so much work; takes arrays."""
+    return total_ps > _LONGEST_PS
+
+
+def check_length(total_ps: float) -> None:
+    """Refuse work that whole picoseconds cannot hold."""
+    if is_too_long(total_ps):
+        raise InputError.of(
+            "workload", f"{total_ps / 1e12:.3g} s of work", f"must add up to at most {_LONGEST_PS / 1e12:.3g} s",
+            "use a smaller batch, or the sum of several runs",
+        )  # fmt: skip
+
+
+def period_of(template: Template) -> Period:
+    """Give what each row of a template waits for once there are microbatches enough before it."""
+    rows, head = template.num_rows, _head_length(template)
+    _, merged = _head(template, head)
+    first = int(merged.offsets[(head - 1) * rows])
+    earlier = merged.values[first:].astype(np.int64)
+    offsets = merged.offsets[(head - 1) * rows :].astype(np.int64) - first
+    return Period(rows, offsets, row=earlier % rows, lag=head - 1 - earlier // rows)
+
+
+def _head_length(template: Template) -> int:
+    """Microbatches until one waits for all it can; streams make each wait for the one before."""
+    return 1 + max(1, int(template.waits[:, 2].max(initial=0)))
+
+
+def _head(template: Template, head: int) -> tuple[Lists, Lists]:
+    """Dependencies and merged predecessors of the first `head` microbatches."""
+    dependencies = _head_dependencies(template, head)
+    streams = Lists(*_repeat(template.streams, template.num_rows, 1, head, shift=0))
+    return dependencies, merge_predecessors(streams, dependencies)
 
 
 def _head_dependencies(template: Template, head: int) -> Lists:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from perfsim.errors import Faults
 
-__all__ = ["Lists", "TaskGraph"]
+__all__ = ["Lists", "Period", "TaskGraph", "merge_predecessors"]
 
 Index = NDArray[np.uint32]
 
@@ -170,3 +170,22 @@ def merge_predecessors(streams: Lists, dependencies: Lists) -> Lists:
     rows = np.concatenate([dependencies.rows, task[1:][follows]])
     values = np.concatenate([dependencies.values.astype(np.int64), task[:-1][follows]])
     return Lists.from_pairs(rows, values, len(streams))
+
+
+@dataclass(frozen=True, eq=False)
+class Period:
+    """A task graph without end: the same rows again and again, each waiting for rows of its own and of earlier periods.
+
+    Attributes
+    ----------
+    num_rows : int
+    offsets : ndarray of int64, shape (rows + 1,)
+        Row ``i`` waits for the entries ``offsets[i]`` to ``offsets[i + 1]`` of the other two.
+    row, lag : ndarray of int64
+        The row that is waited for, and how many periods earlier; of the same period only rows above.
+    """
+
+    num_rows: int
+    offsets: NDArray[np.int64]
+    row: NDArray[np.int64]
+    lag: NDArray[np.int64]

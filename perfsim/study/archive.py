@@ -93,7 +93,7 @@ def load_result(path: str | Path, *, rerun: bool = False) -> Result:
         return Result(scenario, Run(program, Timeline(program.task_graph, end_ps)), about["engine"], about["detail"])
     if not rerun:
         raise InputError.of(
-            "path", str(path), f"was made by perfsim {about['version']}, which priced its operators otherwise than {__version__}",
+            "path", str(path), f"was made by perfsim {about['version']}, whose costs are not those of {__version__}",
             "load it with rerun=True to simulate its scenario again",
         )  # fmt: skip
     return simulate(scenario, engine=about["engine"], detail=about["detail"])

@@ -46,8 +46,8 @@ def write_deployment(result: Result, folder: str | Path) -> tuple[Path, ...]:
     -------
     tuple of Path
         ``improved_tensor_parallel_dag.dot`` and ``.svg``, ``deployment_overview.svg``,
-        ``layer_detailed_breakdown.svg``, ``deployment_config.json``, ``verification_report.txt`` and ``generate_visualizations.py``, which draws the
-        pictures again when it is run.
+        ``layer_detailed_breakdown.svg``, ``deployment_config.json``, ``verification_report.txt`` and
+        ``generate_visualizations.py``, which draws the pictures again when it is run.
 
     Raises
     ------

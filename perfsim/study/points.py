@@ -1,0 +1,144 @@
+"""Many batch and sequence sizes of one scenario at once: costs by arrays, repetition solved, nothing simulated twice."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfsim.memory import activation_buffers, resident_memory
+from perfsim.ops.build import sized_graph, tokens_of
+from perfsim.ops.verify import matrix_flop
+from perfsim.schedule.expand import is_too_long, period_of
+from perfsim.schedule.program import operator_picoseconds, price_graph
+from perfsim.schedule.template import Template, make_template
+from perfsim.schedule.taskgraph import Lists
+from perfsim.sim.periodic import Lifetimes, Points, solve_points
+from perfsim.spec.scenario import Scenario
+from perfsim.units import seconds
+
+__all__ = ["Sizes", "evaluate"]
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """The sizes of the points, arrays of the same length.
+
+    Attributes
+    ----------
+    batch_size, sequence_length, microbatch_size : ndarray of int64
+        A microbatch size of 0 stands for the scenario's own rule.
+    """
+
+    batch_size: Integers
+    sequence_length: Integers
+    microbatch_size: Integers
+
+
+def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray]:
+    """Compute every point: the times that `simulate` gives, to the bit, and its memory peaks.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its own batch, sequence and microbatch do not matter.
+    sizes : Sizes
+        Of points that the scenario allows: batches are multiples of its replicas.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``makespan_s``, ``tokens_per_s``, ``first_sequence_s``, ``mfu``, ``mfu_full_attention``, ``peak_bytes``,
+        ``capacity_bytes``, ``fits`` and ``too_long``, which marks work that whole picoseconds cannot hold.
+    """
+    replica_batch = sizes.batch_size // scenario.plan.data
+    even = -(-replica_batch // scenario.plan.pipeline)
+    microbatch = np.where(sizes.microbatch_size > 0, np.minimum(sizes.microbatch_size, replica_batch), even)
+    count, rest = np.divmod(replica_batch, microbatch)
+    shapes, shape, rest_shape = _shapes(microbatch, rest, sizes.sequence_length)
+    graph = sized_graph(scenario, tokens_of(scenario, shapes[:, 0].astype(float), shapes[:, 1].astype(float)))
+    template = make_template(graph, folded=True)
+    duration_ps = operator_picoseconds(price_graph(graph, scenario.cluster), len(shapes))[:, template.operator]
+    too_long = is_too_long(duration_ps.sum(axis=1, dtype=float)[shape] * (count + (rest > 0)))
+    points = Points(shape, rest_shape, np.where(too_long, 1, count))
+    order = np.lexsort((points.count, points.rest, points.shape))
+    makespan_ps, first_ps, activation_bytes = (
+        _restore(solved, order)
+        for solved in solve_points(
+            period_of(template), duration_ps, _lifetimes(template, shapes), Points(*(part[order] for part in points))
+        )
+    )
+    resident = resident_memory(scenario, graph, replica_batch * sizes.sequence_length)
+    peaks = [
+        stage.weights_bytes + stage.kv_cache_bytes + stage.reserve_bytes + _of_shape(stage.buffer_bytes, shape)
+        for stage in resident
+    ]
+    peak_bytes = np.max([fixed + activation_bytes[:, i] for i, fixed in enumerate(peaks)], axis=0).astype(np.int64)
+    return {
+        **_figures(scenario, sizes, seconds(makespan_ps)),
+        "first_sequence_s": seconds(first_ps),
+        "peak_bytes": peak_bytes,
+        "capacity_bytes": np.full(len(shape), scenario.cluster.accelerator.memory_bytes),
+        "fits": peak_bytes <= scenario.cluster.accelerator.memory_bytes,
+        "too_long": too_long,
+    }
+
+
+def _shapes(microbatch: Integers, rest: Integers, sequence: Integers) -> tuple[Integers, Integers, Integers]:
+    """The distinct shapes of microbatches, and the indices of each point's usual and last one (-1 where they agree)."""
+    width = int(sequence.max()) + 1
+    ragged = rest > 0
+    keys = np.concatenate([microbatch * width + sequence, (rest * width + sequence)[ragged]])
+    unique, inverse = np.unique(keys, return_inverse=True)
+    rest_shape = np.full(len(microbatch), -1)
+    rest_shape[ragged] = inverse[len(microbatch) :]
+    return np.stack(np.divmod(unique, width), axis=1), inverse[: len(microbatch)], rest_shape
+
+
+def _restore(values: Integers, order: Integers) -> Integers:
+    restored = np.empty_like(values)
+    restored[order] = values
+    return restored
+
+
+def _of_shape(values: object, shape: Integers) -> Integers:
+    """The value for each point's shape of a quantity that may be the same for all."""
+    array = np.asarray(values)
+    return array[shape] if array.ndim else np.broadcast_to(array, shape.shape)
+
+
+def _lifetimes(template: Template, shapes: Integers) -> Lifetimes:
+    """Activations of a microbatch in terms of the template's rows; each stage is a place."""
+    buffers = activation_buffers(template.graph)
+    row_of = {int(operator): row for row, operator in enumerate(template.operator)}
+    users = Lists.of([[row_of[user] for user in buffer.users] for buffer in buffers])
+    size_bytes = np.empty((len(buffers), len(shapes)), dtype=np.int64)
+    for row, buffer in zip(size_bytes, buffers, strict=True):
+        row[:] = buffer.bytes
+    return Lifetimes(
+        place=np.array([buffer.stage for buffer in buffers]),
+        allocated_by=np.array([row_of[buffer.allocated_by] for buffer in buffers]),
+        offsets=users.offsets.astype(np.int64),
+        users=users.values.astype(np.int64),
+        size_bytes=np.ascontiguousarray(size_bytes.T),
+    )
+
+
+def _figures(scenario: Scenario, sizes: Sizes, makespan_s: NDArray[np.float64]) -> dict[str, NDArray]:
+    """What follows from the makespan."""
+    workload = scenario.workload
+    query = 1 if workload.phase == "decode" else sizes.sequence_length
+    peak = scenario.cluster.accelerator.peak_flop_per_s[scenario.dtype]
+    available = makespan_s * scenario.plan.num_devices * peak
+    batch, sequence = sizes.batch_size.astype(float), sizes.sequence_length.astype(float)
+    full = dataclasses.replace(workload, causal=False)
+    return {
+        "makespan_s": makespan_s,
+        "tokens_per_s": sizes.batch_size * query / makespan_s,
+        "mfu": matrix_flop(scenario.model, workload, batch, sequence) / available,
+        "mfu_full_attention": matrix_flop(scenario.model, full, batch, sequence) / available,
+    }

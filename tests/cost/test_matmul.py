@@ -1,0 +1,104 @@
+"""Matrix multiplications: the speed of light by hand, arrays, monotony and bad input."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import perfsim
+from perfsim.cost import matmul_seconds, price
+from perfsim.ops.operators import MatMul
+
+SIZES = st.integers(1, 30_000)
+
+
+def test_the_speed_of_light_of_a_large_product_is_its_flop(h100):
+    """2 x 10000 x 3072 x 8192 FLOP at 989.4 TFLOP/s."""
+    cost = price(MatMul(10_000, 3072, 8192, "bf16"), h100)
+    assert cost.roofline_s == pytest.approx(503_316_480_000 / 989.4e12, rel=1e-12)
+
+
+def test_the_speed_of_light_of_a_thin_product_is_its_bytes(h100):
+    """The weight of 8192 x 8192, the vector and the result, at 3.35 TB/s."""
+    cost = price(MatMul(1, 8192, 8192, "bf16"), h100)
+    assert cost.roofline_s == pytest.approx((8192 * 8192 + 2 * 8192) * 2 / 3.35e12, rel=1e-12)
+
+
+def test_the_estimate_by_hand(h100):
+    """A documented fraction of the peak, and a fixed time."""
+    wanted = 2 * 8192**3 / (989.4e12 * h100.efficiency.matmul) + h100.efficiency.kernel_s
+    assert matmul_seconds(h100, m=8192, n=8192, k=8192) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_weights_in_l2_do_not_pass_memory(h100):
+    """A thin product is then bound by its arithmetic; a vector and a result are all that it reads and writes."""
+    efficiency = h100.efficiency
+    arithmetic = 2 * 8192 * 8192 / (989.4e12 * efficiency.matmul)
+    passed = (8192 + 8192) * 2 / (3.35e12 * efficiency.memory)
+    seconds = matmul_seconds(h100, m=1, n=8192, k=8192, weights_in_l2=True)
+    assert seconds == pytest.approx(max(arithmetic, passed) + efficiency.kernel_s, rel=1e-12)
+    assert seconds < matmul_seconds(h100, m=1, n=8192, k=8192)
+
+
+def test_arrays_broadcast_against_each_other(cluster):
+    """Each point costs what it costs alone."""
+    m, n, k = np.array([1, 64, 4096]), np.array([[128], [8192]]), 1024
+    seconds = matmul_seconds(cluster, m=m, n=n, k=k)
+    assert seconds.shape == (2, 3)
+    for (i, j), value in np.ndenumerate(seconds):
+        assert value == matmul_seconds(cluster, m=m[j], n=n[i, 0], k=k)
+
+
+@given(sizes=st.tuples(SIZES, SIZES, SIZES), axis=st.sampled_from("mnk"), more=SIZES)
+def test_more_work_never_takes_less_time(h100, sizes, axis, more):
+    """In each of the three sizes."""
+    small = dict(zip("mnk", sizes, strict=True))
+    large = {**small, axis: small[axis] + more}
+    assert matmul_seconds(h100, **large) >= matmul_seconds(h100, **small)
+
+
+def test_half_precision_prices_as_bfloat(h100):
+    """The tensor cores run both at one rate."""
+    sizes = {"m": 4096, "n": 4096, "k": 4096}
+    assert matmul_seconds(h100, **sizes, dtype="fp16") == matmul_seconds(h100, **sizes, dtype="bf16")
+
+
+def test_a_dtype_that_the_device_lacks_is_refused(refused):
+    """With those that it has."""
+    (fault,) = refused(matmul_seconds, perfsim.load_cluster("dgx-a100-80gb"), m=1, n=1, k=1, dtype="fp8")
+    assert (fault.field.split(".")[-1], fault.value) == ("dtype", "fp8")
+    assert "bf16" in fault.allowed
+
+
+@pytest.mark.xfail(strict=True, reason="raises KeyError")
+def test_a_dtype_that_nobody_has_is_refused(refused, h100):
+    """A typo is bad input, too."""
+    (fault,) = refused(matmul_seconds, h100, m=1, n=1, k=1, dtype="bf17")
+    assert fault.value == "bf17"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[pytest.mark.xfail(strict=True, reason="fp4 has no size")]
+            if name in {"dgx-b200", "gb200-nvl72"}
+            else [],
+        )
+        for name in perfsim.list_profiles()
+    ],
+)
+def test_every_dtype_that_a_device_has_can_be_priced(name):
+    """A profile names only dtypes that have a size."""
+    cluster = perfsim.load_cluster(name)
+    for dtype in cluster.accelerator.peak_flop_per_s:
+        assert matmul_seconds(cluster, m=64, n=64, k=64, dtype=dtype) > 0
+
+
+@pytest.mark.parametrize("value", [0, -8, float("nan"), "8", [64, -1]], ids=repr)
+@pytest.mark.xfail(strict=True, reason="sizes are not checked")
+def test_sizes_that_are_none_are_refused(refused, h100, value):
+    """A size is above zero, in each point of an array."""
+    (fault,) = refused(matmul_seconds, h100, m=value, n=64, k=64)
+    assert fault.field.split(".")[-1] == "m"

@@ -1,0 +1,157 @@
+"""The pages keep their word: Python blocks run and print what they show, links lead somewhere, figures are current."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+import perfsim
+from perfsim.units import format_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PLANS = ("seed-baseline", "seed-layerwise-pipelined", "seed-improved")
+PROFILES = ("dgx-h100", "dgx-a100-80gb")
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def name_of(page):
+    """Give the page's path from the root, as the name of a test."""
+    return str(page.relative_to(ROOT))
+
+
+def blocks_of(page):
+    """Give each fenced block of a page: its language, its text, and the prose just before it."""
+    text, end = page.read_text(encoding="utf-8"), 0
+    blocks = []
+    for match in FENCE.finditer(text):
+        blocks.append((match[1], match[2], text[end : match.start()]))
+        end = match.end()
+    return blocks
+
+
+def anchors_of(page):
+    """Give the anchors of a page's headings, as GitHub makes them."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b[0] == "python" for b in blocks_of(page))], ids=name_of)
+def test_python_blocks_run_and_print_what_stands_below_them(page, tmp_path, monkeypatch):
+    """A `text` block right after a `python` block is its output; TOML examples are saved under the names they are given."""
+    monkeypatch.chdir(tmp_path)
+    blocks = blocks_of(page)
+    for language, text, before in blocks:
+        name = re.search(r"as `([\w.-]+\.toml)`[^`]*(`[^`]*`[^`]*)*$", before)
+        if language == "toml" and name:
+            (tmp_path / name[1]).write_text(text, encoding="utf-8")
+    for index, (language, code, _) in enumerate(blocks):
+        if language != "python":
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, f"{name_of(page)}, block {index}", "exec"), {})  # noqa: S102
+        following = blocks[index + 1] if index + 1 < len(blocks) else ("", "", "-")
+        if following[0] == "text" and not following[2].strip():
+            assert printed.getvalue().rstrip() == following[1].rstrip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_to_files_and_headings(page):
+    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors_of(linked), target
+
+
+def test_every_page_stands_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        path = page.relative_to(ROOT / "docs").as_posix()
+        assert path in {"README.md", "adr/0000-template.md"} or f"({path})" in index, path
+
+
+def test_toml_examples_are_scenarios_and_profiles(tmp_path):
+    (example,) = [text for language, text, _ in blocks_of(ROOT / "docs" / "scenarios.md") if language == "toml"]
+    (tmp_path / "my-scenario.toml").write_text(example, encoding="utf-8")
+    assert perfsim.load_scenario(tmp_path / "my-scenario.toml").plan.num_devices == 16
+
+
+def test_every_field_of_a_scenario_is_explained():
+    text = (ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    for kind in (perfsim.Plan, perfsim.Workload, perfsim.Model):
+        for field in kind.__dataclass_fields__:
+            assert f"`{field}`" in text, field
+
+
+def test_every_column_is_explained():
+    text = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    result = perfsim.simulate(perfsim.load_scenario("seed-improved").with_(batch_size=4))
+    frames = [
+        result.timeline, result.operators, result.load_balance, result.links, result.memory, result.critical_path,
+        result.memory_over_time(), result.memory_at_peak(), result.summary.to_frame().T,
+        perfsim.compare({"a": result}, baseline="a").waterfall("a"),
+    ]  # fmt: skip
+    for frame in frames:
+        for name in [*frame.columns, *(name for name in frame.index.names if name)]:
+            assert f"`{name}`" in text, name
+
+
+@pytest.fixture(scope="module")
+def comparisons():
+    """Give the comparison of the three plans for each profile of the README's table."""
+    found = {}
+    for profile in PROFILES:
+        cluster = perfsim.load_cluster(profile, num_devices=16)
+        plans = {name: perfsim.load_scenario(name).with_(cluster=cluster) for name in PLANS}
+        found[profile] = perfsim.compare(plans, baseline="seed-baseline")
+    return found
+
+
+def readme_rows(profile, comparison):
+    """Write the rows of the README's table of results."""
+    for name, row in comparison.table.iterrows():
+        yield (
+            f"| `{profile}` | `{name}` | {row['makespan_s']:,.1f} s | {row['tokens_per_s']:,.0f} | "
+            f"{1e3 * row['first_sequence_s']:,.0f} ms | {row['mfu']:.1%} | {row['mfu_full_attention']:.1%} | "
+            f"{row['bubble_fraction']:.1%} | {row['communication_fraction']:.1%} | {format_bytes(row['peak_bytes'])} |"
+        )
+
+
+def tool_rows(comparisons):
+    """Write the rows of perfsim in the README's table of tools, for the improved plan."""
+    scenarios = [comparisons[profile]["seed-improved"].scenario for profile in reversed(PROFILES)]
+    for name, causal, note in (
+        ("perfsim", True, "Half of the pairs counted, as the causal mask asks"),
+        ("perfsim, `causal=False`", False, "All pairs counted"),
+    ):
+        seconds = [perfsim.simulate(scenario.with_(causal=causal)).makespan_s for scenario in scenarios]
+        yield f"| **{name}** | {' | '.join(f'{value:.1f}' for value in seconds)} | {note} |"
+
+
+def test_figures_beside_other_tools_are_those_of_this_code(comparisons):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in tool_rows(comparisons):
+        assert row in readme, f"the README's table must say: {row}"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_figures_of_the_readme_are_those_of_this_code(profile, comparisons):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in readme_rows(profile, comparisons[profile]):
+        assert row in readme, f"the README's table must say: {row}"
+
+
+def test_the_readme_has_the_two_commands():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines.count("pip install . && perfsim demo --out deployment") == 1
+    assert lines.count('pip install ".[test]" && python -m pytest') == 1
