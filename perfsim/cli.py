@@ -12,12 +12,16 @@ from typing import Any
 import click
 import pandas as pd
 
-import perfsim
 from perfsim.errors import InputError, PerfsimError
-from perfsim.simulation import ENGINES
-from perfsim.spec.files import to_plain
+from perfsim.simulation import DETAILS, ENGINES, simulate
+from perfsim.spec.files import load_scenario, to_plain
+from perfsim.spec.hardware import Cluster
+from perfsim.spec.profiles import list_profiles, load_cluster
+from perfsim.study.claims import deployment_claims
+from perfsim.study.compare import Comparison, compare
 from perfsim.study.demo import DEMO_BASELINE, DEMO_PLAN, DEMO_PLANS, write_demo, write_plan
 from perfsim.units import format_bytes, format_count
+from perfsim.version import __version__
 
 __all__ = ["main"]
 
@@ -42,24 +46,24 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(perfsim.__version__, prog_name="perfsim")
+@click.version_option(__version__, prog_name="perfsim")
 def main() -> None:
     """Predict how a parallel plan runs a large language model on given hardware, and why."""
 
 
-@main.command()
+@main.command("demo")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("perfsim-demo"), show_default=True,
               help="Folder for the deployment files and the three plans.")  # fmt: skip
 @_json_option
 @_one_line_errors
-def demo(out: Path, as_json: bool) -> None:
+def demo_command(out: Path, as_json: bool) -> None:
     """Simulate 16 layers on 16 GPUs under three plans and write everything about them.
 
     The plans: one layer a GPU and one microbatch at a time (the baseline), the same placement pipelined, and two stages
     of eight-way tensor parallelism.
     """
-    comparison = perfsim.compare({name: perfsim.load_scenario(name) for name in DEMO_PLANS}, baseline=DEMO_BASELINE)
-    claims = perfsim.deployment_claims(comparison, DEMO_PLAN)
+    comparison = compare({name: load_scenario(name) for name in DEMO_PLANS}, baseline=DEMO_BASELINE)
+    claims = deployment_claims(comparison, DEMO_PLAN)
     paths = write_demo(comparison, claims, out)
     if as_json:
         tables = {"table": _records(comparison.table), "claims": [vars(claim) for claim in claims]}
@@ -76,17 +80,17 @@ def demo(out: Path, as_json: bool) -> None:
     click.echo(f"\n{len(paths)} files are in {out}; begin with {out / 'README.md'}")
 
 
-@main.command()
+@main.command("run")
 @click.argument("scenario")
 @_engine_option
-@click.option("--detail", type=click.Choice(["folded", "full"]), default="folded", show_default=True,
+@click.option("--detail", type=click.Choice(DETAILS), default="folded", show_default=True,
               help="Simulate one of the devices that do the same, or all.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for tables, pictures and the DAG of the plan.")
 @_json_option
 @_one_line_errors
-def run(scenario: str, engine: str, detail: str, out: Path | None, as_json: bool) -> None:
+def run_command(scenario: str, engine: str, detail: str, out: Path | None, as_json: bool) -> None:
     """Simulate SCENARIO, the name of a shipped scenario or a TOML file."""
-    result = perfsim.simulate(perfsim.load_scenario(scenario), engine=engine, detail=detail)
+    result = simulate(load_scenario(scenario), engine=engine, detail=detail)
     paths = write_plan(result, out) if out is not None else ()
     if as_json:
         report = {"summary": result.summary.to_dict(), "load_balance": _records(result.load_balance),
@@ -103,30 +107,30 @@ def run(scenario: str, engine: str, detail: str, out: Path | None, as_json: bool
         click.echo(f"\n{len(paths)} files are in {out}")
 
 
-@main.command()
+@main.command("compare")
 @click.argument("scenarios", nargs=-1, required=True)
 @click.option("--baseline", required=True, help="The scenario against which the others are held.")
 @_json_option
 @_one_line_errors
-def compare(scenarios: tuple[str, ...], baseline: str, as_json: bool) -> None:
+def compare_command(scenarios: tuple[str, ...], baseline: str, as_json: bool) -> None:
     """Simulate SCENARIOS, names or TOML files, and hold them against one of them."""
-    comparison = perfsim.compare({name: perfsim.load_scenario(name) for name in scenarios}, baseline=baseline)
+    comparison = compare({name: load_scenario(name) for name in scenarios}, baseline=baseline)
     if as_json:
         _echo_json({"baseline": baseline, "table": _records(comparison.table), "findings": comparison.findings})
     else:
         _echo_comparison(comparison)
 
 
-@main.command()
+@main.command("profiles")
 @click.argument("name", required=False)
 @_json_option
 @_one_line_errors
-def profiles(name: str | None, as_json: bool) -> None:
+def profiles_command(name: str | None, as_json: bool) -> None:
     """List the hardware profiles, or show NAME (a profile or a TOML file) with the source of every number."""
     if name is not None:
-        _show_profile(perfsim.load_cluster(name), as_json=as_json)
+        _show_profile(load_cluster(name), as_json=as_json)
         return
-    clusters = [perfsim.load_cluster(profile) for profile in perfsim.list_profiles()]
+    clusters = [load_cluster(profile) for profile in list_profiles()]
     rows = [
         {
             "profile": cluster.name,
@@ -148,11 +152,11 @@ def profiles(name: str | None, as_json: bool) -> None:
         _echo_table(pd.DataFrame(rows).fillna("").set_index("profile"))
 
 
-def _numbers(cluster: perfsim.Cluster) -> dict[str, Any]:
+def _numbers(cluster: Cluster) -> dict[str, Any]:
     return dict(to_plain(cluster))
 
 
-def _show_profile(cluster: perfsim.Cluster, *, as_json: bool) -> None:
+def _show_profile(cluster: Cluster, *, as_json: bool) -> None:
     if as_json:
         _echo_json(_numbers(cluster))
         return
@@ -168,7 +172,7 @@ def _show_profile(cluster: perfsim.Cluster, *, as_json: bool) -> None:
     _echo_table(pd.DataFrame(rows).set_index("number"))
 
 
-def _echo_comparison(comparison: perfsim.Comparison) -> None:
+def _echo_comparison(comparison: Comparison) -> None:
     table = comparison.table
     shown = pd.DataFrame(
         {

@@ -11,7 +11,9 @@ import perfsim
 from perfsim.units import format_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEMPLATE = ROOT / "docs" / "adr" / "0000-template.md"
+DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page != TEMPLATE]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS]
 PLANS = ("seed-baseline", "seed-layerwise-pipelined", "seed-improved")
 PROFILES = ("dgx-h100", "dgx-a100-80gb")
 
@@ -41,9 +43,14 @@ def anchors_of(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(b[0] == "python" for b in blocks_of(page))], ids=name_of)
+def has_python(page):
+    """Say whether a page has a block of Python."""
+    return any(language == "python" for language, _, _ in blocks_of(page))
+
+
+@pytest.mark.parametrize("page", list(filter(has_python, PAGES)), ids=name_of)
 def test_python_blocks_run_and_print_what_stands_below_them(page, tmp_path, monkeypatch):
-    """A `text` block right after a `python` block is its output; TOML examples are saved under the names they are given."""
+    """A `text` block right after a `python` block is its output; TOML examples are saved under their names."""
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of(page)
     for language, text, before in blocks:
@@ -63,6 +70,7 @@ def test_python_blocks_run_and_print_what_stands_below_them(page, tmp_path, monk
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_relative_links_lead_to_files_and_headings(page):
+    """A link leads to a file that is there, and to a heading of it."""
     for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", target):
             continue
@@ -74,19 +82,22 @@ def test_relative_links_lead_to_files_and_headings(page):
 
 
 def test_every_page_stands_in_the_index():
+    """The index of the documentation is complete."""
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    for page in (ROOT / "docs").rglob("*.md"):
+    for page in DOCS:
         path = page.relative_to(ROOT / "docs").as_posix()
-        assert path in {"README.md", "adr/0000-template.md"} or f"({path})" in index, path
+        assert path == "README.md" or f"({path})" in index, path
 
 
-def test_toml_examples_are_scenarios_and_profiles(tmp_path):
+def test_example_of_a_scenario_loads(tmp_path):
+    """The example of a scenario loads; that of a profile is loaded by its own page."""
     (example,) = [text for language, text, _ in blocks_of(ROOT / "docs" / "scenarios.md") if language == "toml"]
     (tmp_path / "my-scenario.toml").write_text(example, encoding="utf-8")
     assert perfsim.load_scenario(tmp_path / "my-scenario.toml").plan.num_devices == 16
 
 
 def test_every_field_of_a_scenario_is_explained():
+    """The page on scenarios has every field that a file may have."""
     text = (ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
     for kind in (perfsim.Plan, perfsim.Workload, perfsim.Model):
         for field in kind.__dataclass_fields__:
@@ -94,6 +105,7 @@ def test_every_field_of_a_scenario_is_explained():
 
 
 def test_every_column_is_explained():
+    """The page on outputs has every column of every table."""
     text = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
     result = perfsim.simulate(perfsim.load_scenario("seed-improved").with_(batch_size=4))
     frames = [
@@ -139,6 +151,7 @@ def tool_rows(comparisons):
 
 
 def test_figures_beside_other_tools_are_those_of_this_code(comparisons):
+    """The README's own row among the other tools is current."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for row in tool_rows(comparisons):
         assert row in readme, f"the README's table must say: {row}"
@@ -146,12 +159,14 @@ def test_figures_beside_other_tools_are_those_of_this_code(comparisons):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_figures_of_the_readme_are_those_of_this_code(profile, comparisons):
+    """The README's table of results is current."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for row in readme_rows(profile, comparisons[profile]):
         assert row in readme, f"the README's table must say: {row}"
 
 
 def test_the_readme_has_the_two_commands():
+    """Both commands stand alone on a line, as they are meant to be copied."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert lines.count("pip install . && perfsim demo --out deployment") == 1
     assert lines.count('pip install ".[test]" && python -m pytest') == 1

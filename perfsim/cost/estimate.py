@@ -42,8 +42,19 @@ class Cost:
 
     def at(self, index: int) -> Cost:
         """Take one element of every array."""
-        parts = (self.seconds, self.compute_s, self.memory_s, self.network_s, self.overhead_s, self.roofline_s)
-        return Cost(*(float(np.ravel(part)[index if np.ndim(part) else 0]) for part in parts), source=self.source)
+
+        def take(part: Quantity) -> float:
+            return float(np.ravel(part)[index if np.ndim(part) else 0])
+
+        return Cost(
+            seconds=take(self.seconds),
+            compute_s=take(self.compute_s),
+            memory_s=take(self.memory_s),
+            network_s=take(self.network_s),
+            overhead_s=take(self.overhead_s),
+            roofline_s=take(self.roofline_s),
+            source=self.source,
+        )
 
     @property
     def bound(self) -> str | NDArray[np.str_]:

@@ -177,9 +177,9 @@ def _draw_bars(ax: Axes, lanes: Lanes, lane: int, part: str, strip: Strip) -> No
 
 
 def _picture(lanes: Lanes, strips: Mapping[tuple[int, str], Strip], columns: int, crowded: bool) -> NDArray[np.uint8]:
-    """Colours of all lanes, shape (rows, columns, 3); lanes of the same slots are computed once."""
+    """Colours of all lanes, shape (rows, columns, 4); lanes of the same slots are computed once."""
     pixel_ps = np.linspace(*lanes.window_ps, columns + 1)
-    picture = np.full((len(lanes.groups), _ROWS, columns, 3), 255, dtype=np.uint8)
+    picture = np.full((len(lanes.groups), _ROWS, columns, 4), 255, dtype=np.uint8)
     same: dict[bytes, int] = {}
     for lane in range(len(lanes.groups)):
         slots, counts = lanes.slots(lane)
@@ -189,8 +189,8 @@ def _picture(lanes: Lanes, strips: Mapping[tuple[int, str], Strip], columns: int
             continue
         for part, (first, rows) in _SPANS[lanes.numbered].items():
             shares = mean_shares([strips[slot, part] for slot in slots.tolist()], counts.tolist(), pixel_ps)
-            picture[lane, first : first + rows] = mix(stack(shares, rows if crowded else 1))
-    return picture.reshape(-1, columns, 3)
+            picture[lane, first : first + rows, :, :3] = mix(stack(shares, rows if crowded else 1))
+    return picture.reshape(-1, columns, 4)
 
 
 def _draw_pixels(ax: Axes, lanes: Lanes, picture: NDArray[np.uint8]) -> None:

@@ -141,11 +141,7 @@ def plot_memory_over_time(
     resident = float(total[0] - over_time["activation_bytes"].iloc[0])
     ax = fresh(ax, 10, 4.0)
     edges, least, most = envelope(time_s, total, (low_s, high_s), pixels_wide(ax))
-    light = _tint(MEMORY_COLOURS["activations"])
-    ax.stairs(most, edges, baseline=resident, fill=True, color=light, linewidth=0)
-    ax.stairs(least, edges, baseline=resident, fill=True, color=MEMORY_COLOURS["activations"], linewidth=0)
-    ax.stairs(most, edges, baseline=None, color=INK, linewidth=0.7)
-    ax.fill_between([low_s, high_s], resident, color=_tint(MEMORY_COLOURS["weights"]), linewidth=0)
+    colours = _fill(ax, edges, least, most, resident)
     peak, near = float(most.max()), float(most.max()) >= _NEAR * capacity_bytes
     if near:
         ax.axhline(capacity_bytes, color=WARNING, linewidth=1.6, linestyle="--")
@@ -161,12 +157,23 @@ def plot_memory_over_time(
     ax.spines[["top", "right"]].set_visible(False)
     share = f"{format_bytes(peak)}, {peak / capacity_bytes:.1%} of the {format_bytes(capacity_bytes)} there are"
     heading(ax, f"Memory of a GPU over time: at most {share}", above=18)
-    colours = {"activations": MEMORY_COLOURS["activations"]}
-    if (least < most).any():
-        colours = {"activations, at least": MEMORY_COLOURS["activations"], "at most, within a pixel": light}
-    colours["weights, KV cache, buffers, reserve"] = _tint(MEMORY_COLOURS["weights"])
     legend_above(ax, colours, [does_not_fit()] if over else [])
     return ax
+
+
+def _fill(
+    ax: Axes, edges: NDArray[np.float64], least: NDArray[np.float64], most: NDArray[np.float64], resident: float
+) -> dict[str, str]:
+    """Fill what stays and what comes and goes, and give the colours by name."""
+    firm, stays = MEMORY_COLOURS["activations"], _tint(MEMORY_COLOURS["weights"])
+    light = _tint(firm)
+    ax.stairs(most, edges, baseline=resident, fill=True, color=light, linewidth=0)
+    ax.stairs(least, edges, baseline=resident, fill=True, color=firm, linewidth=0)
+    ax.stairs(most, edges, baseline=None, color=INK, linewidth=0.7)
+    ax.fill_between(edges[[0, -1]], resident, color=stays, linewidth=0)
+    several = bool((least < most).any())
+    colours = {"activations, at least": firm, "at most, within a pixel": light} if several else {"activations": firm}
+    return colours | {"weights, KV cache, buffers, reserve": stays}
 
 
 def envelope(

@@ -136,12 +136,15 @@ class Executions:
         kinds = np.array([code.get(operator.kind, _IDLE) for operator in run.operators], dtype=np.int8)
         order = np.argsort(template.entry_slot, kind="stable")
         self._row, self._kind = template.entry_row[order], kinds[template.entry_operator[order]]
+        self._part = {
+            part: np.isin(self._kind, [KINDS.index(kind) for kind in kinds_of]) for part, kinds_of in PARTS.items()
+        }
         self._bounds = np.searchsorted(template.entry_slot[order], np.arange(template.num_slots + 1))
 
     def strip(self, slot: int, part: str, window_ps: tuple[int, int]) -> Strip:
         """What a slot does in a window, in one part of its lane; see `PARTS`."""
         mine = slice(self._bounds[slot], self._bounds[slot + 1])
-        wanted = np.isin(self._kind[mine], [KINDS.index(kind) for kind in PARTS[part]])
+        wanted = self._part[part][mine]
         rows, kind = self._row[mine][wanted], self._kind[mine][wanted]
         start, end = self.run.start_ps[:, rows].ravel(), self.run.end_ps[:, rows].ravel()
         return strip_of(start, end, np.tile(kind, len(self.run.end_ps)), window_ps)
@@ -149,13 +152,17 @@ class Executions:
     def microbatch_starts_ps(self, slot: int) -> NDArray[np.int64]:
         """When a slot starts its first kernel of each microbatch."""
         mine = slice(self._bounds[slot], self._bounds[slot + 1])
-        rows = self._row[mine][np.isin(self._kind[mine], [KINDS.index(kind) for kind in COMPUTE])]
+        rows = self._row[mine][self._part["compute"][mine]]
         return np.asarray(self.run.start_ps[:, rows].min(axis=1))
 
 
 def mean_shares(strips: Sequence[Strip], weights: Sequence[int], pixel_ps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of every kind in every pixel, on the mean over several strips; see `Strip.shares`."""
-    shares = sum(weight * strip.shares(pixel_ps) for strip, weight in zip(strips, weights, strict=True))
+    together: dict[bytes, tuple[Strip, int]] = {}  # ranks that do the same are many, and asked once
+    for strip, weight in zip(strips, weights, strict=True):
+        key = strip.edge_ps.tobytes() + strip.kind.tobytes()
+        together[key] = strip, weight + (together[key][1] if key in together else 0)
+    shares = sum(weight * strip.shares(pixel_ps) for strip, weight in together.values())
     return np.asarray(shares / sum(weights), dtype=np.float64)
 
 

@@ -1,9 +1,9 @@
 """Repetition solved exactly: makespans and memory peaks for any number of microbatches, without running them all.
 
-The times of a period follow from those of the periods before by additions and maxima only. So once every row of ``lags``
-periods in a row stands exactly the same time after its counterpart `cycle` periods earlier, it does so for ever (Baccelli
-et al., "Synchronization and Linearity", 1992, chapter 3), in whole picoseconds without any error. What comes before, and a
-ragged last microbatch after it, is computed period by period.
+The times of a period follow from those of the periods before by additions and maxima only. So once every row of
+``lags`` periods in a row stands exactly the same time after its counterpart `cycle` periods earlier, it does so for
+ever (Baccelli et al., "Synchronization and Linearity", 1992, chapter 3), in whole picoseconds without any error. What
+comes before, and a ragged last microbatch after it, is computed period by period.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ class Lifetimes(NamedTuple):
 
 
 class Points(NamedTuple):
-    """What is asked for: `count` periods of one shape and perhaps one more of another.
+    """What is asked for: `repeats` periods of one shape and perhaps one more of another.
 
     Attributes
     ----------
     shape : ndarray of int64, shape (points,)
-        Index of the shape; points of one shape stand together, in the order of `rest` and `count`.
+        Index of the shape; points of one shape stand together, in the order of `rest` and `repeats`.
     rest : ndarray of int64, shape (points,)
         Index of the shape of the last period where it differs, else -1.
-    count : ndarray of int64, shape (points,)
+    repeats : ndarray of int64, shape (points,)
         Periods of the first shape.
     """
 
     shape: Integers
     rest: Integers
-    count: Integers
+    repeats: Integers
 
 
 def solve_points(
@@ -96,14 +96,14 @@ def _solve(waits, lags, durations, lifetimes, points, makespan, first, peak):  #
     while begin < num_points:
         end, most = begin, 0
         while end < num_points and points.shape[end] == points.shape[begin]:
-            most = max(most, points.count[end])
+            most = max(most, points.repeats[end])
             end += 1
         shape = points.shape[begin]
         ends, cycle, growth = _run(waits, lags, durations[shape], most)
         enough = _enough_periods(ends, cycle, growth, durations[shape], lifetimes)
         seen = np.int64(-1), np.int64(0)
         for point in range(begin, end):
-            rest, count = points.rest[point], points.count[point]
+            rest, count = points.rest[point], points.repeats[point]
             first[point] = ends[0].max()
             if rest < 0:
                 makespan[point] = _row_max(ends, cycle, growth, count - 1)
@@ -189,7 +189,7 @@ def _enough_periods(ends, cycle, growth, durations, lifetimes):  # type: ignore[
         return known
     longest = 0
     for place in range(lifetimes.place.max() + 1):
-        earliest, latest = np.int64(2**62), np.int64(0)
+        earliest, latest = 2**62, 0
         for buffer in range(len(lifetimes.place)):
             if lifetimes.place[buffer] == place:
                 row = lifetimes.allocated_by[buffer]

@@ -80,6 +80,28 @@ class Plan:
             )  # fmt: skip
 
     @property
+    def label(self) -> str:
+        """The plan in a few words.
+
+        Examples
+        --------
+        >>> Plan(tensor=8, pipeline=2, microbatch_size=1).label
+        'TP8 x PP2, microbatch 1'
+        """
+        parts = [f"TP{self.tensor} x PP{self.pipeline}" + (f" x DP{self.data}" if self.data > 1 else "")]
+        if self.microbatch_size is not None:
+            parts.append(f"microbatch {self.microbatch_size}")
+        if self.schedule != "pipelined":
+            parts.append(self.schedule)
+        if self.layers_per_stage is not None:
+            parts.append(f"layers {'+'.join(map(str, self.layers_per_stage))}")
+        if self.scatter_gather:
+            parts.append("scatter-gather")
+        if self.receive_buffers != 2:  # noqa: PLR2004  (the default)
+            parts.append(f"{self.receive_buffers} receive buffers")
+        return ", ".join(parts)
+
+    @property
     def num_devices(self) -> int:
         """Devices that the plan occupies."""
         return self.tensor * self.pipeline * self.data

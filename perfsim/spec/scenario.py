@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from perfsim.spec.model import Model
 from perfsim.spec.plan import Plan
 from perfsim.spec.workload import Workload
 
-__all__ = ["Scenario"]
+__all__ = ["Scenario", "changed_parts", "field_path", "replace_nested"]
 
 _PARTS = {"cluster": Cluster, "model": Model, "plan": Plan, "workload": Workload}
 
@@ -129,35 +130,50 @@ class Scenario:
         InputError
             A field is unknown or stands in more than one part, or the changed scenario is impossible.
         """
-        faults = Faults()
-        parts: dict[str, Any] = {name: changes.pop(name, getattr(self, name)) for name in _PARTS}
-        nested: dict[str, dict[str, Any]] = {}
-        for name, value in changes.items():
-            path = _locate(name, faults)
-            if path:
-                nested.setdefault(path[0], {})[path[1]] = value
-        faults.raise_if_any()
-        for part, fields in nested.items():
-            try:
-                parts[part] = replace_nested(parts[part], fields)
-            except InputError as error:
-                faults.take(error)
-        faults.raise_if_any()
-        return Scenario(**parts)
+        return Scenario(**changed_parts(self, changes))
+
+
+def changed_parts(scenario: Scenario, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the four parts of a scenario with changes as `Scenario.with_` takes them, not yet checked together."""
+    faults = Faults()
+    parts = {name: changes.get(name, getattr(scenario, name)) for name in _PARTS}
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        path = None if name in _PARTS else field_path(name, faults)
+        if path is not None:
+            part, _, field = path.partition(".")
+            nested.setdefault(part, {})[field] = value
+    for part, fields in nested.items():
+        try:
+            parts[part] = replace_nested(parts[part], fields)
+        except InputError as error:
+            faults.take(error)
+    faults.raise_if_any()
+    return parts
 
 
 def replace_nested(value: Any, changes: dict[str, Any]) -> Any:
-    """Copy a dataclass or mapping with changed fields, nested ones by dotted name."""
+    """Copy a dataclass, mapping or tuple with changed members, nested ones by dotted name.
+
+    Raises
+    ------
+    InputError
+        There is no such member, or its new value is not allowed.
+    """
     flat: dict[str, Any] = {}
     deeper: dict[str, dict[str, Any]] = {}
     for path, new in changes.items():
         head, _, tail = path.partition(".")
+        if not isinstance(value, dict) and head not in _members(value):
+            way_out = did_you_mean(head, _members(value)) or f"there are {', '.join(_members(value))}"
+            raise InputError.of(path, new, f"is not a field of {type(value).__name__}", way_out)
         if tail:
             deeper.setdefault(head, {})[tail] = new
         else:
             flat[head] = new
     for head, inner in deeper.items():
-        flat[head] = replace_nested(_member(value, head), inner)
+        member = value[int(head)] if isinstance(value, tuple) else _item(value, head)
+        flat[head] = replace_nested(member, inner)
     if isinstance(value, tuple):
         return tuple(flat.get(str(index), item) for index, item in enumerate(value))
     if isinstance(value, dict):
@@ -165,27 +181,34 @@ def replace_nested(value: Any, changes: dict[str, Any]) -> Any:
     return dataclasses.replace(value, **flat)
 
 
-def _member(value: Any, name: str) -> Any:
-    if isinstance(value, tuple):
-        return value[int(name)]
+def _item(value: Any, name: str) -> Any:
     return value[name] if isinstance(value, dict) else getattr(value, name)
 
 
 def _members(value: type | Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(value)]
+    """Names of what a dataclass or tuple has; nothing where it has no members."""
+    if isinstance(value, tuple):
+        return [str(index) for index in range(len(value))]
+    return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
 
 
-def _locate(name: str, faults: Faults) -> tuple[str, str] | None:
-    """Find the part of a scenario that a field name means, and the path inside that part."""
+def field_path(name: str, faults: Faults) -> str | None:
+    """Find the dotted name of the field that a name means, or record why there is none.
+
+    Examples
+    --------
+    >>> field_path("batch_size", Faults())
+    'workload.batch_size'
+    """
     part, _, path = name.partition(".")
     if path:
         if part in _PARTS and path.partition(".")[0] in _members(_PARTS[part]):
-            return part, path
+            return name
         owners: list[str] = []
     else:
         owners = [owner for owner, kind in _PARTS.items() if name in _members(kind)]
         if len(owners) == 1:
-            return owners[0], name
+            return f"{owners[0]}.{name}"
     if owners:
         faults.add(name, "...", "stands in more than one part", f"write {' or '.join(f'{o}.{name}' for o in owners)}")
     else:

@@ -1,9 +1,10 @@
-"""Many batch and sequence sizes of one scenario at once: costs by arrays, repetition solved, nothing simulated twice."""
+"""Many sizes of one scenario at once: costs by arrays, repetition solved, nothing simulated twice."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ from perfsim.ops.build import sized_graph, tokens_of
 from perfsim.ops.verify import matrix_flop
 from perfsim.schedule.expand import is_too_long, period_of
 from perfsim.schedule.program import operator_picoseconds, price_graph
-from perfsim.schedule.template import Template, make_template
 from perfsim.schedule.taskgraph import Lists
+from perfsim.schedule.template import Template, make_template
 from perfsim.sim.periodic import Lifetimes, Points, solve_points
 from perfsim.spec.scenario import Scenario
 from perfsim.units import seconds
@@ -38,8 +39,12 @@ class Sizes:
     sequence_length: Integers
     microbatch_size: Integers
 
+    def where(self, chosen: NDArray[np.bool_]) -> Sizes:
+        """The sizes of some of the points."""
+        return Sizes(self.batch_size[chosen], self.sequence_length[chosen], self.microbatch_size[chosen])
 
-def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray]:
+
+def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray[Any]]:
     """Compute every point: the times that `simulate` gives, to the bit, and its memory peaks.
 
     Parameters
@@ -65,7 +70,7 @@ def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray]:
     duration_ps = operator_picoseconds(price_graph(graph, scenario.cluster), len(shapes))[:, template.operator]
     too_long = is_too_long(duration_ps.sum(axis=1, dtype=float)[shape] * (count + (rest > 0)))
     points = Points(shape, rest_shape, np.where(too_long, 1, count))
-    order = np.lexsort((points.count, points.rest, points.shape))
+    order = np.lexsort((points.repeats, points.rest, points.shape))
     makespan_ps, first_ps, activation_bytes = (
         _restore(solved, order)
         for solved in solve_points(
@@ -128,7 +133,7 @@ def _lifetimes(template: Template, shapes: Integers) -> Lifetimes:
     )
 
 
-def _figures(scenario: Scenario, sizes: Sizes, makespan_s: NDArray[np.float64]) -> dict[str, NDArray]:
+def _figures(scenario: Scenario, sizes: Sizes, makespan_s: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
     """What follows from the makespan."""
     workload = scenario.workload
     query = 1 if workload.phase == "decode" else sizes.sequence_length

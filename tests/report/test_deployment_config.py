@@ -62,7 +62,7 @@ def test_tensor_parallel_operations_are_those_of_a_layer(config):
         "mlp_all_reduce": "all-reduce within the tensor group",
         "mlp_residual": "replicated",
     }
-    assert operations["qkv_proj"]["output"] == dict.fromkeys("qkv", [1, 10_000, 1024])
+    assert operations["qkv_proj"]["output"] == {name: [1, 10_000, 1024] for name in "qkv"}
     assert operations["mlp_up"]["weight_parameters_per_gpu"] * 8 == 8192 * 32768
     assert all(table["gpus_per_group"] == 8 for table in operations.values())
 

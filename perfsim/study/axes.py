@@ -1,0 +1,208 @@
+"""The axes of a sweep: what varies, over which values, and the points that they span."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfsim.errors import Faults, InputError
+from perfsim.spec.files import to_plain
+from perfsim.spec.plan import Plan
+from perfsim.spec.scenario import Scenario, field_path, replace_nested
+
+__all__ = ["SIZES", "Axes", "Axis", "read_axes"]
+
+SIZES = ("workload.batch_size", "workload.sequence_length", "plan.microbatch_size")
+"""Axes along which one scenario is evaluated as a whole, by arrays."""
+
+_PARTS = ("cluster", "model", "plan", "workload")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that varies.
+
+    Attributes
+    ----------
+    name : str
+        As the user wrote it; the name of its column.
+    path : str
+        Dotted name in the scenario, or the name of a whole part.
+    values : tuple
+    labels : tuple
+        What stands in the column: the values, or the names of whole parts.
+    """
+
+    name: str
+    path: str
+    values: tuple[Any, ...]
+    labels: tuple[Any, ...]
+
+    @property
+    def is_part(self) -> bool:
+        """Whether whole plans, workloads, models or clusters vary."""
+        return self.path in _PARTS
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The columns of the axis, one entry a value: its label and, of whole parts, their fields beside it."""
+        columns: dict[str, list[Any]] = {self.name: list(self.labels)}
+        if self.is_part:
+            fields = [name for name in _scalar_fields(self.values) if self.path != "cluster" or name != "title"]
+            columns |= {f"{self.path}.{name}": [getattr(value, name) for value in self.values] for name in fields}
+        return columns
+
+
+@dataclass(frozen=True)
+class Axes:
+    """All axes of a sweep; their product, the last axis varying fastest, is the points.
+
+    Attributes
+    ----------
+    axes : tuple of Axis
+    """
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values of each axis."""
+        return tuple(len(axis.values) for axis in self.axes)
+
+    @property
+    def num_points(self) -> int:
+        """Number of points."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def indices(self, points: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """For each axis, by its path, which of its values each point has."""
+        unravelled = np.unravel_index(points, self.shape)
+        return {axis.path: index for axis, index in zip(self.axes, unravelled, strict=True)}
+
+    @cached_property
+    def _work_order(self) -> tuple[int, ...]:
+        """Positions of the axes with those along which a scenario is evaluated as a whole last."""
+        return tuple(sorted(range(len(self.axes)), key=lambda i: self.axes[i].path in SIZES))
+
+    def in_work_order(self, first: int, last: int) -> NDArray[np.int64]:
+        """Points number `first` to `last` in an order in which points of one scenario stand together."""
+        shape = [self.shape[i] for i in self._work_order]
+        index = np.unravel_index(np.arange(first, last), shape)
+        back = np.argsort(self._work_order)
+        return np.ravel_multi_index([index[i] for i in back], self.shape)
+
+    def by_path(self, path: str) -> Axis | None:
+        """The axis of a path, or nothing."""
+        return next((axis for axis in self.axes if axis.path == path), None)
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """Plain values that say what varies, for files and fingerprints."""
+        return [
+            {
+                "name": axis.name,
+                "path": axis.path,
+                "labels": _plain_list(axis.labels),
+                "values": _plain_list(axis.values),
+            }
+            for axis in self.axes
+        ]
+
+
+def read_axes(scenario: Scenario, axes: Mapping[str, Any]) -> Axes:
+    """Check the axes of a sweep and find out what they mean.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What the sweep starts from.
+    axes : mapping
+        Field names as `Scenario.with_` takes them, each with a sequence of values or a mapping from labels to values.
+
+    Raises
+    ------
+    InputError
+        With all faults together: an axis is unknown or empty, or a value cannot stand in its field.
+    """
+    faults = Faults("sweep")
+    if not axes:
+        faults.add("axes", {}, "must name at least one field to vary", "such as batch_size=[64, 128]")
+    read = [axis for name, values in axes.items() if (axis := _read_axis(scenario, name, values, faults)) is not None]
+    paths = [axis.path for axis in read]
+    for axis in read:
+        if paths.count(axis.path) > 1:
+            faults.add(axis.name, "...", f"varies {axis.path}, which another axis varies too", "leave one out")
+    faults.raise_if_any()
+    return Axes(tuple(read))
+
+
+def _read_axis(scenario: Scenario, name: str, values: Any, faults: Faults) -> Axis | None:
+    path = name if name in _PARTS else field_path(name, faults)
+    labels: tuple[Any, ...] | None = None
+    if isinstance(values, Mapping):
+        labels, values = tuple(map(str, values)), tuple(values.values())
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        faults.add(
+            name, values, "must be a sequence of values, or a mapping from labels to values", f"write [{values!r}]"
+        )
+        return None
+    values = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+    if not values:
+        faults.add(name, [], "must have at least one value")
+    if path is None or not values:
+        return None
+    before = len(faults.found)
+    for value in values:
+        _check_value(scenario, path, value, faults)
+    if len(faults.found) > before:
+        return None
+    if labels is None:
+        labels = tuple(_label(value) for value in values) if path in _PARTS else values
+    if len(set(map(repr, labels))) < len(labels):
+        faults.add(name, labels, "must have values that differ", "or name them with a mapping from labels to values")
+    return Axis(name, path, values, labels)
+
+
+def _check_value(scenario: Scenario, path: str, value: Any, faults: Faults) -> None:
+    """Record a value that can never stand in its field; what only the other axes forbid is a point's own reason."""
+    part, _, field = path.partition(".")
+    if not field:
+        faults.instance(path, value, type(getattr(scenario, part)))
+        return
+    try:
+        replace_nested(getattr(scenario, part), {field: value})
+    except InputError as error:
+        # A fault of another field comes from what else the part holds, and that may vary too.
+        last = field.rpartition(".")[2]
+        faults.found += [fault for fault in error.faults if fault.field.rpartition(".")[2] == last]
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, Plan):
+        return value.label
+    if hasattr(value, "num_devices"):
+        return f"{value.name} x {value.num_devices}"
+    return str(getattr(value, "name", value))
+
+
+def _scalar_fields(values: tuple[Any, ...]) -> list[str]:
+    """Fields of a part that a column can hold."""
+    plain = (str, int, float, bool, type(None), tuple)
+    names = [field.name for field in dataclasses.fields(values[0])]
+    return [
+        name
+        for name in names
+        if all(
+            isinstance(item := getattr(value, name), plain)
+            and not (isinstance(item, tuple) and any(dataclasses.is_dataclass(x) for x in item))
+            for value in values
+        )
+    ]
+
+
+def _plain_list(values: tuple[Any, ...]) -> list[Any]:
+    return [to_plain(value) for value in values]

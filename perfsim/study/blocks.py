@@ -1,0 +1,145 @@
+"""A block of a sweep's points: grouped by scenario, each group evaluated as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perfsim.errors import InputError
+from perfsim.spec.scenario import Scenario, changed_parts
+from perfsim.study.axes import SIZES, Axes
+from perfsim.study.points import Sizes, evaluate
+from perfsim.units import GB, format_bytes
+
+__all__ = ["evaluate_block"]
+
+Integers = NDArray[np.int64]
+
+_FIGURES = (
+    "makespan_s", "tokens_per_s", "first_sequence_s", "mfu", "mfu_full_attention", "peak_bytes", "capacity_bytes",
+)  # fmt: skip
+
+
+def evaluate_block(scenario: Scenario, axes: Axes, points: Integers) -> pd.DataFrame:
+    """Evaluate some points of a sweep.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    axes : Axes
+    points : ndarray of int64
+        Numbers of the points; those of one scenario stand together.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by the points.
+    """
+    indices = axes.indices(points)
+    table = _axis_columns(axes, indices)
+    figures = {name: np.full(len(points), np.nan) for name in _FIGURES}
+    fits, reason = np.zeros(len(points), bool), np.full(len(points), "", dtype=object)
+    columns = _Columns(figures, fits, reason)
+    for group in _groups(indices):
+        changes = {axis.path: axis.values[indices[axis.path][group[0]]] for axis in axes.axes if axis.path not in SIZES}
+        values = {path: np.array(axis.values)[indices[path][group]] for path in SIZES if (axis := axes.by_path(path))}
+        _evaluate_group(scenario, changes, values, group, columns)
+    return pd.DataFrame({**table, **figures, "fits": fits, "reason": reason.astype(str)}, index=points)
+
+
+class _Columns(NamedTuple):
+    """What a block computes, to be filled in."""
+
+    figures: dict[str, NDArray[np.float64]]
+    fits: NDArray[np.bool_]
+    reason: NDArray[np.object_]
+
+
+def _axis_columns(axes: Axes, indices: dict[str, Integers]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for axis in axes.axes:
+        for name, values in axis.columns().items():
+            columns[name] = pd.Series(values).take(indices[axis.path]).array
+    return columns
+
+
+def _groups(indices: dict[str, Integers]) -> list[Integers]:
+    """Positions of the points of each scenario, in order."""
+    others = [index for path, index in indices.items() if path not in SIZES]
+    total = len(next(iter(indices.values())))
+    changes = np.zeros(max(total - 1, 0), bool)
+    for index in others:
+        changes |= index[1:] != index[:-1]
+    return np.split(np.arange(total), np.flatnonzero(changes) + 1)
+
+
+def _evaluate_group(
+    scenario: Scenario, changes: dict[str, Any], values: dict[str, NDArray[Any]], group: Integers, columns: _Columns
+) -> None:
+    """Fill in the points of one scenario; what makes a point impossible becomes its reason."""
+    try:
+        parts = changed_parts(scenario, changes)
+        sizes = _sizes(parts, values, len(group))
+        possible = sizes.batch_size % parts["plan"].data == 0
+        for batch in np.unique(sizes.batch_size[~possible]):
+            columns.reason[group[sizes.batch_size == batch]] = _impossible(parts, sizes, sizes.batch_size == batch)
+        group, sizes = group[possible], sizes.where(possible)
+        if len(group):
+            base = _first(parts, sizes)
+            _fill(base, evaluate(base, sizes), group, columns)
+    except InputError as error:
+        columns.reason[group] = _words(error)
+
+
+def _sizes(parts: dict[str, Any], values: dict[str, NDArray[Any]], count: int) -> Sizes:
+    """Sizes of the points: from the axes, or else from the scenario."""
+
+    def column(part: str, field: str) -> Integers:
+        given = values.get(f"{part}.{field}")
+        if given is None:
+            given = np.full(count, getattr(parts[part], field))
+        return np.where(given == None, 0, given).astype(np.int64)  # noqa: E711  (element by element)
+
+    return Sizes(
+        column("workload", "batch_size"), column("workload", "sequence_length"), column("plan", "microbatch_size")
+    )
+
+
+def _first(parts: dict[str, Any], sizes: Sizes) -> Scenario:
+    """The scenario of the first point, which stands for all of them."""
+    batch, sequence = int(sizes.batch_size[0]), int(sizes.sequence_length[0])
+    workload = dataclasses.replace(parts["workload"], batch_size=batch, sequence_length=sequence)
+    plan = dataclasses.replace(parts["plan"], microbatch_size=int(sizes.microbatch_size[0]) or None)
+    return Scenario(**{**parts, "workload": workload, "plan": plan})
+
+
+def _impossible(parts: dict[str, Any], sizes: Sizes, chosen: NDArray[np.bool_]) -> str:
+    """Why the chosen points cannot be."""
+    try:
+        _first(parts, sizes.where(chosen))
+    except InputError as error:
+        return _words(error)
+    message = "a scenario that should be impossible is not"
+    raise AssertionError(message)
+
+
+def _words(error: InputError) -> str:
+    return "impossible: " + "; ".join(map(str, error.faults))
+
+
+def _fill(base: Scenario, found: dict[str, NDArray[Any]], group: Integers, columns: _Columns) -> None:
+    """Enter what was found for the points of a scenario, and what keeps some of them from fitting."""
+    too_long, fits = found["too_long"], found["fits"] & ~found["too_long"]
+    for name, column in columns.figures.items():
+        column[group] = np.where(too_long, np.nan, found[name])
+    columns.fits[group] = fits
+    columns.reason[group[too_long]] = "impossible: more work than whole picoseconds can hold"
+    capacity = format_bytes(base.cluster.accelerator.memory_bytes)
+    short = ~fits & ~too_long
+    columns.reason[group[short]] = [
+        f"does not fit: needs {peak / GB:.4g} GB of {capacity}" for peak in found["peak_bytes"][short].tolist()
+    ]

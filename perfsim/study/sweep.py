@@ -1,0 +1,215 @@
+"""Sweeps: a table with a row for every point of a product of axes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from perfsim.errors import Faults, InputError, PerfsimError
+from perfsim.spec.files import scenario_from_table, scenario_to_table
+from perfsim.spec.scenario import Scenario
+from perfsim.study.axes import Axes, read_axes
+from perfsim.study.blocks import evaluate_block
+from perfsim.study.parts import Parts
+
+__all__ = ["SweepInterruptedError", "scenario_at", "sweep"]
+
+BLOCK = 20_000
+"""Points that are evaluated together: enough to make arrays worth while, few enough to show progress and to resume."""
+
+ATTRIBUTE = "perfsim_sweep"
+"""Where a table carries what `scenario_at` needs, as JSON text."""
+
+
+class SweepInterruptedError(PerfsimError, KeyboardInterrupt):
+    """A sweep was interrupted; the message says what is done and how to go on."""
+
+
+def sweep(
+    scenario: Scenario, *, workers: int = 1, executor: Executor | None = None, path: str | Path | None = None,
+    progress: bool = True, **axes: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """Simulate every point of a product of axes.
+
+    The time of each point equals that of `simulate` to the bit. Batch, sequence and microbatch sizes are evaluated
+    together, by arrays, at hundreds of thousands of points a second; other axes one value at a time.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What the axes change.
+    workers : int
+        Processes on this machine.
+    executor : concurrent.futures.Executor, optional
+        Where to evaluate instead, such as ``dask.distributed.Client(...).get_executor()``.
+    path : str or Path, optional
+        A folder for Parquet files, written as the sweep goes. A sweep that was interrupted goes on where it stopped
+        when it is called again in the same way.
+    progress : bool
+        Whether a bar shows the progress, in a terminal or a notebook, of sweeps that take longer than a second.
+    **axes
+        Fields of the workload, the plan, the model or the cluster, or whole parts such as ``plan``, each with a
+        sequence of values or a mapping from labels to values. Nested fields have dotted names, as in
+        ``**{"cluster.accelerator.memory_bytes_per_s": [2e12, 4e12]}``.
+
+    Returns
+    -------
+    DataFrame
+        One row a point, the last axis varying fastest: the axes (whole parts by their label, with their fields beside),
+        ``makespan_s``, ``tokens_per_s``, ``first_sequence_s``, ``mfu``, ``mfu_full_attention``, ``peak_bytes``,
+        ``capacity_bytes``, ``fits``, and ``reason``, which says why a point does not fit or is impossible. The figures
+        of an impossible point are missing.
+
+    Raises
+    ------
+    InputError
+        Before anything runs: an axis is unknown or empty, a value cannot stand in its field, or `path` holds the files
+        of another sweep.
+    SweepInterruptedError
+        Ctrl-C.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> scenario = perfsim.load_scenario("seed-improved")
+    >>> table = perfsim.sweep(scenario, batch_size=[64, 1024], sequence_length=[1000, 10_000])
+    >>> table[["batch_size", "sequence_length", "fits"]].values.tolist()
+    [[64, 1000, True], [64, 10000, True], [1024, 1000, True], [1024, 10000, True]]
+    >>> perfsim.scenario_at(table.iloc[-1]) == scenario
+    True
+    """
+    faults = Faults("sweep")
+    faults.instance("scenario", scenario, Scenario)
+    faults.integer("workers", workers)
+    faults.raise_if_any()
+    space = read_axes(scenario, axes)
+    task = _Task(scenario, space)
+    parts = None if path is None else Parts.open(Path(path), task.fingerprint())
+    frames: dict[int, pd.DataFrame] = {} if parts is None else parts.read()
+    _run_blocks(task, frames, parts, workers=workers, executor=executor, progress=progress)
+    table = pd.concat([frames[first] for first in sorted(frames)]).sort_index()
+    table.attrs[ATTRIBUTE] = json.dumps({"scenario": scenario_to_table(scenario), "axes": space.to_table()})
+    return table
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every worker needs to know."""
+
+    scenario: Scenario
+    axes: Axes
+
+    def block(self, first: int) -> pd.DataFrame:
+        """Evaluate the block that begins with point number `first` of the work order."""
+        last = min(first + BLOCK, self.axes.num_points)
+        return evaluate_block(self.scenario, self.axes, self.axes.in_work_order(first, last))
+
+    def firsts(self) -> range:
+        """Where the blocks begin."""
+        return range(0, self.axes.num_points, BLOCK)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a sweep's files must agree on."""
+        return {"scenario": scenario_to_table(self.scenario), "axes": self.axes.to_table(), "block": BLOCK}
+
+
+def _run_blocks(
+    task: _Task, frames: dict[int, pd.DataFrame], parts: Parts | None, *,
+    workers: int, executor: Executor | None, progress: bool,
+) -> None:  # fmt: skip
+    """Evaluate the blocks that are not there yet, keeping each as it comes."""
+    from tqdm.auto import tqdm
+
+    missing = [first for first in task.firsts() if first not in frames]
+    done = sum(len(frame) for frame in frames.values())
+    bar = tqdm(total=task.axes.num_points, initial=done, unit="points", delay=1.0, disable=not progress)
+    try:
+        with bar, _evaluated(task, missing, workers, executor) as evaluated:
+            for first, frame in evaluated:
+                if parts is not None:
+                    parts.write(first, frame)
+                frames[first] = frame
+                bar.update(len(frame))
+    except KeyboardInterrupt as interrupt:
+        kept = sum(len(frame) for frame in frames.values())
+        where = (
+            f"are in {parts.folder}; call it again in the same way to go on"
+            if parts
+            else "are lost; give a path to keep them"
+        )
+        message = f"the sweep was interrupted: {kept} of {task.axes.num_points} points were done and {where}"
+        raise SweepInterruptedError(message) from interrupt
+
+
+@contextmanager
+def _evaluated(
+    task: _Task, firsts: list[int], workers: int, executor: Executor | None
+) -> Iterator[Iterator[tuple[int, pd.DataFrame]]]:
+    """Give the blocks as they are done: here, in processes of this machine, or where an executor takes them."""
+    if executor is None and (workers == 1 or len(firsts) < 2):  # noqa: PLR2004  (one block needs no helpers)
+        yield ((first, task.block(first)) for first in firsts)
+        return
+    own = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if executor is None else None
+    pool = executor or own
+    futures: dict[Future[pd.DataFrame], int] = {pool.submit(task.block, first): first for first in firsts}  # type: ignore[union-attr]
+    try:
+        yield ((futures[future], future.result()) for future in as_completed(futures))
+    finally:
+        for future in futures:
+            future.cancel()
+        if own is not None:
+            own.shutdown(cancel_futures=True)
+
+
+def scenario_at(row: pd.Series) -> Scenario:
+    """Give the scenario of a point.
+
+    Parameters
+    ----------
+    row : Series
+        A row of a table that `sweep` gave, such as ``table.iloc[0]`` or ``table.loc[table["makespan_s"].idxmin()]``.
+
+    Returns
+    -------
+    Scenario
+
+    Raises
+    ------
+    InputError
+        The row is not of such a table, or its point is impossible.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> plans = [perfsim.Plan(tensor=8, pipeline=2, microbatch_size=m) for m in (1, 2)]
+    >>> table = perfsim.sweep(perfsim.load_scenario("seed-improved"), plan=plans)
+    >>> perfsim.scenario_at(table.iloc[1]).plan.microbatch_size
+    2
+    """
+    text = getattr(row, "attrs", {}).get(ATTRIBUTE)
+    if not isinstance(row, pd.Series) or text is None:
+        raise InputError.of(
+            "row", type(row).__name__, "must be one row of a sweep's table", "take it with .iloc or .loc"
+        )
+    about = json.loads(text)
+    base = about["scenario"]
+    changes = {}
+    for axis in about["axes"]:
+        value = axis["values"][axis["labels"].index(_plain(row[axis["name"]]))]
+        if axis["path"] in base:
+            base = {**base, axis["path"]: value}
+        else:
+            changes[axis["path"]] = value
+    return scenario_from_table(base).with_(**changes)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
