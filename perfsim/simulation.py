@@ -160,8 +160,8 @@ class Result:
     @cached_property
     def activations(self) -> tuple[memory_report.Activations, ...]:
         """Activations over time, for each slot of the program."""
-        slots = range(self.run.program.template.num_slots)
-        return tuple(memory_report.activations_over_time(self.run, slot) for slot in slots)
+        models = {model: memory_report.activations_over_time(self.run, model) for model in set(self.run.models)}
+        return tuple(models[model] for model in self.run.models)
 
     @cached_property
     def memory(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ABSOLUTE_PATH = re.compile(r"(?<![\w.<:/])/\w[\w.-]*/\w[\w./-]*")
+REFRESH = "look at what changed, then run: jupyter execute --inplace notebooks/*.ipynb"
 TEXTS = ("text/plain", "text/markdown", "text/html")
 
 
@@ -57,7 +58,7 @@ def test_stored_outputs_are_fresh(stored, tmp_path, monkeypatch):
     NotebookClient(fresh, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert not list(tmp_path.iterdir()), "a notebook leaves no files behind"
     for number, (now, before) in enumerate(zip(code_cells(fresh), code_cells(stored), strict=True)):
-        assert texts_of(now) == texts_of(before), f"code cell {number} is stale:\n{now.source}"
+        assert texts_of(now) == texts_of(before), f"code cell {number} is stale; {REFRESH}:\n{now.source}"
 
 
 def test_notebooks_are_stored_executed_and_clean(stored):

@@ -67,7 +67,7 @@ def test_the_seed_plans_rank_as_known(seeds):
     assert makespan["baseline"] == pytest.approx(1024 * first["baseline"])
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_figures_stay_within_their_bounds(data, small_scenarios):
     """Nothing beats the speed of light, no share is above one."""

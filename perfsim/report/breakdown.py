@@ -37,15 +37,19 @@ def time_by_kind(run: Run) -> pd.Series:
     >>> bool(abs(parts.sum() - result.makespan_s) < 1e-9)
     True
     """
-    slots = run.program.template.num_slots
-    total_ps = dict.fromkeys(KINDS, 0)
-    for slot in range(slots):
-        covered = 0
-        taken: tuple[str, ...] = ()
-        for kind in KINDS[:-1]:
-            taken = (*taken, kind, *(("receive",) if kind == "transfer" else ()))
-            union = union_ps(*run.intervals(slot, taken))
-            total_ps[kind] += union - covered
-            covered = union
-        total_ps[IDLE] += run.makespan_ps - covered
-    return pd.Series({kind: float(seconds(total)) / slots for kind, total in total_ps.items()}, name="seconds")
+    parts = {model: _slot_parts_ps(run, model) for model in set(run.models)}
+    total_ps = {kind: sum(parts[model][kind] for model in run.models) for kind in KINDS}
+    return pd.Series(
+        {kind: float(seconds(total)) / len(run.models) for kind, total in total_ps.items()}, name="seconds"
+    )
+
+
+def _slot_parts_ps(run: Run, slot: int) -> dict[str, int]:
+    parts, covered = {}, 0
+    taken: tuple[str, ...] = ()
+    for kind in KINDS[:-1]:
+        taken = (*taken, kind, *(("receive",) if kind == "transfer" else ()))
+        union = union_ps(*run.intervals(slot, taken))
+        parts[kind] = union - covered
+        covered = union
+    return {**parts, IDLE: run.makespan_ps - covered}

@@ -51,15 +51,50 @@ class Run:
         return self.program.graphs[0].operators
 
     @cached_property
-    def entry_kind(self) -> NDArray[np.str_]:
-        """Kind of the operator of each entry of the template."""
-        kinds = np.array([operator.kind for operator in self.operators])
-        return kinds[self.program.template.entry_operator]
+    def _kind_codes(self) -> NDArray[np.int64]:
+        """Position in `KINDS` of the kind of each entry's operator."""
+        codes = {kind: code for code, kind in enumerate(COMPUTE + COMMUNICATION)}
+        operator_codes = np.array([codes.get(operator.kind, -1) for operator in self.operators])
+        return operator_codes[self.program.template.entry_operator]
+
+    @cached_property
+    def _slot_entries(self) -> list[NDArray[np.int64]]:
+        """Entries of each slot, in the order of the template."""
+        slots = self.program.template.entry_slot
+        order = np.argsort(slots, kind="stable")
+        bounds = np.searchsorted(slots[order], np.arange(1, self.program.template.num_slots))
+        return np.split(order, bounds)
 
     def entries(self, slot: int, kinds: tuple[str, ...] = COMPUTE + COMMUNICATION) -> NDArray[np.int64]:
         """Entries of the template in which a slot carries out operators of some kinds."""
-        mine = self.program.template.entry_slot == slot
-        return np.flatnonzero(mine & np.isin(self.entry_kind, kinds))
+        mine = self._slot_entries[slot]
+        codes = [(COMPUTE + COMMUNICATION).index(kind) for kind in kinds]
+        return mine[np.isin(self._kind_codes[mine], codes)]
+
+    @cached_property
+    def models(self) -> tuple[int, ...]:
+        """For each slot the first slot of its stage that does the same operators at the same times: itself, or another.
+
+        Slots that do the same have the same reports, which need to be made only once.
+        """
+        width = self.program.template.slots_per_stage
+        models: list[int] = []
+        for slot in range(self.program.template.num_slots):
+            earlier = sorted(set(models[slot - slot % width :]))
+            models.append(next((model for model in earlier if self._alike(slot, model)), slot))
+        return tuple(models)
+
+    def _alike(self, slot: int, other: int) -> bool:
+        mine, theirs = self._slot_entries[slot], self._slot_entries[other]
+        template = self.program.template
+        if not np.array_equal(template.entry_operator[mine], template.entry_operator[theirs]):
+            return False
+        rows, other_rows = template.entry_row[mine], template.entry_row[theirs]
+        differ = rows != other_rows
+        return all(
+            np.array_equal(times[:, rows[differ]], times[:, other_rows[differ]])
+            for times in (self.start_ps, self.end_ps)
+        )
 
     def intervals(self, slot: int, kinds: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Starts and ends of all executions of some kinds on a slot."""

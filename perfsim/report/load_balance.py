@@ -26,25 +26,31 @@ def load_balance_frame(run: Run) -> pd.DataFrame:
         ``communication_s``, the same for kernels and for collectives and transfers, which may overlap; ``idle_s``;
         ``utilization``, busy over makespan; ``bubble_fraction``, idle over makespan; ``busy_over_mean``.
     """
-    rows = []
-    for slot in range(run.program.template.num_slots):
-        busy, compute, communication = (
-            union_ps(*run.intervals(slot, kinds)) for kinds in (COMPUTE + COMMUNICATION, COMPUTE, COMMUNICATION)
-        )
-        idle = run.makespan_ps - busy
-        row = {
-            "stage": slot // run.program.template.slots_per_stage,
-            "busy_s": float(seconds(busy)),
-            "compute_s": float(seconds(compute)),
-            "communication_s": float(seconds(communication)),
-            "idle_s": float(seconds(idle)),
-            "utilization": busy / run.makespan_ps,
-            "bubble_fraction": idle / run.makespan_ps,
-        }
-        rows += [{"device": device, **row} for device in run.devices_of(slot)]
+    sums = {model: _slot_sums(run, model) for model in set(run.models)}
+    width = run.program.template.slots_per_stage
+    rows = [
+        {"device": device, "stage": slot // width, **sums[model]}
+        for slot, model in enumerate(run.models)
+        for device in run.devices_of(slot)
+    ]
     frame = pd.DataFrame(rows).set_index("device").sort_index()
     frame["busy_over_mean"] = frame["busy_s"] / frame["busy_s"].mean()
     return frame
+
+
+def _slot_sums(run: Run, slot: int) -> dict[str, float]:
+    busy, compute, communication = (
+        union_ps(*run.intervals(slot, kinds)) for kinds in (COMPUTE + COMMUNICATION, COMPUTE, COMMUNICATION)
+    )
+    idle = run.makespan_ps - busy
+    return {
+        "busy_s": float(seconds(busy)),
+        "compute_s": float(seconds(compute)),
+        "communication_s": float(seconds(communication)),
+        "idle_s": float(seconds(idle)),
+        "utilization": busy / run.makespan_ps,
+        "bubble_fraction": idle / run.makespan_ps,
+    }
 
 
 def links_frame(run: Run) -> pd.DataFrame:
@@ -61,22 +67,35 @@ def links_frame(run: Run) -> pd.DataFrame:
         something is under way through the port, and ``utilization``, sent bytes over what the port could send in the
         makespan. Ports that nothing passes are left out.
     """
-    tiers = run.program.scenario.cluster.tiers
-    rows = []
-    for slot in range(run.program.template.num_slots):
-        sent, using = _port_traffic(run, slot)
-        for tier, num_bytes in sent.items():
-            entries = using[tier]
-            task_rows = run.program.template.entry_row[entries]
-            busy_s = float(seconds(union_ps(run.start_ps[:, task_rows].ravel(), run.end_ps[:, task_rows].ravel())))
-            capacity = tiers[tier].bytes_per_s * float(seconds(run.makespan_ps))
-            rows += [
-                {"device": device, "tier": tiers[tier].name, "sent_bytes": num_bytes, "busy_s": busy_s,
-                 "utilization": num_bytes / capacity}
-                for device in run.devices_of(slot)
-            ]  # fmt: skip
+    sums = {model: _port_sums(run, model) for model in set(run.models)}
+    rows = [
+        {"device": device, **port}
+        for slot, model in enumerate(run.models)
+        for port in sums[model]
+        for device in run.devices_of(slot)
+    ]
     columns = ["device", "tier", "sent_bytes", "busy_s", "utilization"]
     return pd.DataFrame(rows, columns=columns).set_index(["device", "tier"]).sort_index()
+
+
+def _port_sums(run: Run, slot: int) -> list[dict[str, object]]:
+    """One row for each tier to which a slot sends."""
+    tiers = run.program.scenario.cluster.tiers
+    sent, using = _port_traffic(run, slot)
+    rows: list[dict[str, object]] = []
+    for tier, num_bytes in sent.items():
+        task_rows = run.program.template.entry_row[using[tier]]
+        busy = union_ps(run.start_ps[:, task_rows].ravel(), run.end_ps[:, task_rows].ravel())
+        capacity = tiers[tier].bytes_per_s * float(seconds(run.makespan_ps))
+        rows.append(
+            {
+                "tier": tiers[tier].name,
+                "sent_bytes": num_bytes,
+                "busy_s": float(seconds(busy)),
+                "utilization": num_bytes / capacity,
+            }
+        )
+    return rows
 
 
 def _port_traffic(run: Run, slot: int) -> tuple[dict[int, float], dict[int, list[int]]]:

@@ -104,16 +104,17 @@ def _solve(waits, lags, durations, lifetimes, points, makespan, first, peak):  #
         seen = np.int64(-1), np.int64(0)
         for point in range(begin, end):
             rest, count = points.rest[point], points.repeats[point]
-            first[point] = ends[0].max()
+            first[point] = _row_max(ends, cycle, growth, 0)
             if rest < 0:
                 makespan[point] = _row_max(ends, cycle, growth, count - 1)
             else:
                 _step(waits, durations[rest], ends, cycle, growth, count, last)
-                makespan[point] = last.max()
+                makespan[point] = _largest(last)
             # As few periods as show all that ever lives together, in phase with the point's last.
             shown = count if growth == 0 or count <= enough else enough + (count - enough) % cycle
             if point > begin and seen == (rest, shown):
-                peak[point] = peak[point - 1]
+                for place in range(peak.shape[1]):
+                    peak[point, place] = peak[point - 1, place]
                 continue
             seen = rest, shown
             shift = (count - shown) // cycle * growth
@@ -132,6 +133,15 @@ def _end(ends, cycle, growth, index, row):  # type: ignore[no-untyped-def]  # no
         return ends[index, row]
     cycles = (index - known) // cycle + 1
     return ends[index - cycles * cycle, row] + cycles * growth
+
+
+@njit(cache=True)
+def _largest(values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The largest of some numbers that are at least 0."""
+    largest = 0
+    for value in values:
+        largest = max(largest, value)
+    return largest
 
 
 @njit(cache=True)
@@ -167,7 +177,10 @@ def _run(waits, lags, durations, most):  # type: ignore[no-untyped-def]  # noqa:
     for index in range(most):
         if index == len(ends):
             longer = np.empty((min(most, 2 * len(ends)), rows), np.int64)
-            longer[:index] = ends
+            # Element by element: slices that are assigned take Numba seconds to compile.
+            for earlier in range(index):
+                for row in range(rows):
+                    longer[earlier, row] = ends[earlier, row]
             ends = longer
         _step(waits, durations, ends[:index], 1, 0, index, ends[index])
         for cycle in range(1, min(lags, index) + 1):
@@ -188,7 +201,7 @@ def _enough_periods(ends, cycle, growth, durations, lifetimes):  # type: ignore[
     if growth == 0:
         return known
     longest = 0
-    for place in range(lifetimes.place.max() + 1):
+    for place in range(_largest(lifetimes.place) + 1):
         earliest, latest = 2**62, 0
         for buffer in range(len(lifetimes.place)):
             if lifetimes.place[buffer] == place:

@@ -152,7 +152,6 @@ def test_with_refuses_unknown_dotted_names(refused, improved, name):
     ["cluster.accelerator.tdp_wat", "cluster.efficiency.matmull", "cluster.tiers.5.bytes_per_s",
      "cluster.tiers.x.bytes_per_s", "cluster.tiers.7", "cluster.tiers.0.bytes", "plan.tensor.x"],
 )  # fmt: skip
-@pytest.mark.xfail(strict=True, reason="nested names raise TypeError, IndexError or ValueError, or are dropped")
 def test_with_refuses_unknown_nested_names(refused, improved, name):
     """However deep; nothing is dropped without a word."""
     assert refused(improved.with_, **{name: 5})

@@ -101,9 +101,3 @@ def test_a_waterfall_of_unknown_plans_is_refused(refused, comparison):
     first, second = refused(comparison.waterfall, "improved", "baseline")
     assert (first.field, second.field) == ("waterfall.plan", "waterfall.start")
     assert "seed-improved" in first.allowed
-
-
-def test_an_unknown_plan_is_refused(refused, comparison):
-    """Also when asked for by its name alone."""
-    (fault,) = refused(comparison.__getitem__, "improved")
-    assert "seed-improved" in fault.allowed

@@ -1,7 +1,5 @@
 """Writing whole or not at all: nothing is half there, nothing else is lost, nothing is left behind."""
 
-import errno
-
 import pytest
 
 from perfsim.study.output import new_folder, replace_file
@@ -126,15 +124,3 @@ def test_a_folder_in_place_of_the_file_is_refused(refused, tmp_path):
 
     (fault,) = refused(write, tmp_path)
     assert fault.allowed == "is a folder"
-
-
-def test_a_full_disk_is_an_input_error(refused, tmp_path):
-    """With the reason that the system gives, and nothing left behind."""
-
-    def write(folder):
-        with new_folder(folder):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    (fault,) = refused(write, tmp_path / "out")
-    assert "No space left" in fault.allowed
-    assert list(tmp_path.iterdir()) == []
