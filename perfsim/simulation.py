@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perfsim.errors import Faults
+from perfsim.ops.flop import closed_form_flop
 from perfsim.ops.graph import OperatorGraph
-from perfsim.ops.verify import closed_form_flop
 from perfsim.report import frames, load_balance, memory_report
 from perfsim.report.lanes import Run
 from perfsim.schedule.program import Program, make_program

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from perfsim.ops.layers import PARTIAL, REPLICATED, SHARDED
 from perfsim.ops.nodes import Dag, Edge, Operator, Tensor
-from perfsim.ops.operators import Collective, Elementwise
+from perfsim.ops.operators import Attention, Collective, Elementwise, MatMul, Nothing, Transfer
+from perfsim.units import DTYPE_BYTES
 
 __all__ = ["edge_faults", "operator_faults"]
 
@@ -19,7 +20,7 @@ def edge_faults(edge: Edge, producer: Operator, consumer: Operator) -> list[str]
     given, taken = producer.outputs[edge.output], consumer.inputs[edge.input]
     faults = [
         f"{where}: {what} {_show(getattr(given, what))} is produced, {_show(getattr(taken, what))} taken"
-        for what in ("shape", "device_shape", "placement", "dtype")
+        for what in ("name", "shape", "device_shape", "placement", "dtype")
         if getattr(given, what) != getattr(taken, what)
     ]
     if producer.devices != consumer.devices and not (producer.kind == "transfer" and consumer.kind == "receive"):
@@ -36,32 +37,76 @@ def _ranks(operator: Operator) -> str:
     return f"{devices[0]} to {devices[-1]}" if len(devices) > 1 else str(list(devices))
 
 
-def operator_faults(operator: Operator, graph: Dag) -> list[str]:
-    """Say which rules of its kind an operator breaks."""
-    faults = [fault for tensor in (*operator.inputs, *operator.outputs) for fault in _tensor_faults(tensor, graph)]
+def operator_faults(operator: Operator, graph: Dag, device_sequences: int) -> list[str]:
+    """Say which rules of its kind an operator breaks.
+
+    Parameters
+    ----------
+    operator : Operator
+    graph : OperatorGraph
+    device_sequences : int
+        Sequences of the microbatch whose shares the device shapes show.
+    """
+    tensors = (*operator.inputs, *operator.outputs)
+    faults = [fault for tensor in tensors for fault in _tensor_faults(tensor, graph, device_sequences)]
     work = operator.work
-    rule = _RULES.get(work.op if isinstance(work, Elementwise | Collective) else operator.kind)
+    op = work.op if isinstance(work, Elementwise | Collective) else operator.kind
+    inputs, outputs, rule = _RULES.get(op, (0, 0, None))
     if rule is None:
         faults.append(f"has the unknown kind {operator.kind}")
-    elif len(operator.inputs) < _INPUTS.get(operator.kind, 1) or (not operator.outputs and operator.kind != "output"):
-        faults.append(f"has {len(operator.inputs)} inputs and {len(operator.outputs)} outputs, too few")
-    else:
-        faults += rule(operator, graph)
+    elif len(operator.inputs) != inputs or (len(operator.outputs) != outputs and outputs is not None):
+        found = f"{len(operator.inputs)} inputs and {len(operator.outputs)} outputs"
+        faults.append(f"has {found}, {op} takes {inputs} and gives {outputs or 'some'}")
+    elif not isinstance(work, Nothing) and operator.kind != work.kind:
+        faults.append(f"is called {operator.kind}, but does the work of a {work.kind}")
+    elif all(len(tensor.shape) == len(tensor.device_shape) == _AXES for tensor in tensors):
+        faults += rule(operator, graph) + _work_faults(operator)
     return [f"{operator.name}: {fault}" for fault in faults]
 
 
-def _tensor_faults(tensor: Tensor, graph: Dag) -> list[str]:
-    """A device's share follows from the whole shape, the microbatch and the placement."""
+def _tensor_faults(tensor: Tensor, graph: Dag, device_sequences: int) -> list[str]:
+    """The whole shape is that of the workload, and a device's share follows from it, the microbatch and the placement."""
+    if len(tensor.shape) != len(tensor.device_shape) or len(tensor.shape) != _AXES:
+        return [
+            f"{tensor.name} has the shapes {list(tensor.shape)} and {list(tensor.device_shape)}, not three axes each"
+        ]
+    batch, query = graph.workload.batch_size, graph.workload.query_tokens
+    if tensor.shape[:2] != (batch, query):
+        found = f"{tensor.shape[0]} sequences of {tensor.shape[1]} tokens"
+        return [f"{tensor.name} has {found}, the workload computes {batch} of {query}"]
     shares = graph.plan.tensor if tensor.placement == SHARDED else 1
-    rows = graph.plan.microbatch_size
-    wanted = (rows, tensor.shape[1], tensor.shape[2] // shares)
-    sequences = graph.workload.batch_size
-    if tensor.shape[0] != sequences:
-        return [f"{tensor.name} has {tensor.shape[0]} sequences, the workload {sequences}"]
-    if tensor.device_shape[1:] != wanted[1:]:
+    wanted = (device_sequences, query, tensor.shape[2] // shares)
+    if tensor.device_shape != wanted:
         held = f"a device holds {list(wanted)}, not {list(tensor.device_shape)}"
         return [f"{tensor.name} {list(tensor.shape)} is {tensor.placement}, so {held}"]
     return []
+
+
+def _work_faults(operator: Operator) -> list[str]:
+    """The work that is priced is the work that the shapes ask for."""
+    work = operator.work
+    inputs, outputs = operator.inputs, operator.outputs
+    wanted: dict[str, float] = {}
+    if isinstance(work, MatMul):
+        sequences, tokens, width = inputs[0].device_shape
+        wanted = {"m": sequences * tokens, "k": width, "n": sum(tensor.device_shape[-1] for tensor in outputs)}
+    elif isinstance(work, Attention):
+        sequences, tokens, width = inputs[0].device_shape
+        wanted = {"sequences": sequences, "query_tokens": tokens, "num_heads": width // work.head_dim}
+        wanted["num_kv_heads"] = inputs[1].device_shape[-1] // work.head_dim
+    elif isinstance(work, Elementwise):
+        gain = 0 if operator.weight is None else operator.weight.count * DTYPE_BYTES[inputs[0].dtype]
+        wanted = {"read_bytes": gain + sum(tensor.device_bytes for tensor in inputs)}
+        wanted["written_bytes"] = outputs[0].device_bytes
+    elif isinstance(work, Collective):
+        wanted = {"payload_bytes": max(inputs[0].device_bytes, outputs[0].device_bytes)}
+    elif isinstance(work, Transfer):
+        wanted = {"payload_bytes": outputs[0].device_bytes}
+    return [
+        f"is priced with {name} = {getattr(work, name)}, its shapes ask for {value}"
+        for name, value in wanted.items()
+        if getattr(work, name) != value
+    ]
 
 
 def _same(operator: Operator, *, placement: bool = True) -> list[str]:
@@ -87,9 +132,13 @@ def _elementwise(operator: Operator, _graph: Dag) -> list[str]:
 
 
 def _norm(operator: Operator, graph: Dag) -> list[str]:
-    if operator.inputs[0].placement != REPLICATED:
-        return [f"normalises over the whole width, but takes it {operator.inputs[0].placement}"]
-    return _elementwise(operator, graph)
+    taken, gain = operator.inputs[0], operator.weight
+    if taken.placement != REPLICATED:
+        return [f"normalises over the whole width, but takes it {taken.placement}"]
+    faults = _elementwise(operator, graph)
+    if gain is None or gain.shape != (taken.shape[-1],):
+        faults.append(f"has the gain {None if gain is None else list(gain.shape)} for a width of {taken.shape[-1]}")
+    return faults
 
 
 def _matmul(operator: Operator, graph: Dag) -> list[str]:
@@ -147,16 +196,22 @@ def _transfer(operator: Operator, graph: Dag) -> list[str]:
     return _same(operator, placement=not graph.plan.scatter_gather)
 
 
+_AXES = 3
+
 _Rule = Callable[[Operator, Dag], list[str]]
-_RULES: dict[str, _Rule] = {
-    **dict.fromkeys(("input", "split", "receive", "gather", "output"), _point),
-    "layernorm": _norm,
-    "gelu": _elementwise,
-    "add": _elementwise,
-    "matmul": _matmul,
-    "attention": _attention,
-    "all_reduce": _all_reduce,
-    "all_gather": _all_gather,
-    "transfer": _transfer,
+_RULES: dict[str, tuple[int, int | None, _Rule]] = {
+    "input": (0, 1, _point),
+    "split": (1, 1, _point),
+    "receive": (1, 1, _point),
+    "gather": (1, 1, _point),
+    "output": (1, 0, _point),
+    "layernorm": (1, 1, _norm),
+    "gelu": (1, 1, _elementwise),
+    "add": (2, 1, _elementwise),
+    "matmul": (1, None, _matmul),
+    "attention": (3, 1, _attention),
+    "all_reduce": (1, 1, _all_reduce),
+    "all_gather": (1, 1, _all_gather),
+    "transfer": (1, 1, _transfer),
 }
-_INPUTS = {"input": 0, "attention": 3}
+"""Inputs, outputs (None for any number) and rule of each kind; for kernels and collectives, of what they do."""

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from perfsim.ops.flop import closed_form_flop, device_flop
 from perfsim.ops.layers import Tokens, layer_operators
-from perfsim.ops.nodes import Dag, Operator
-from perfsim.ops.operators import Quantity, attended_pairs
+from perfsim.ops.nodes import Dag
 from perfsim.ops.shape_rules import edge_faults, operator_faults
-from perfsim.spec.model import Model
-from perfsim.spec.workload import Workload
+from perfsim.ops.structure_rules import layer_faults, missing_points, strangers
 from perfsim.units import format_count
 
-__all__ = ["BALANCE_TOLERANCE", "Check", "VerificationReport", "closed_form_flop", "matrix_flop", "verify_graph"]
+__all__ = ["BALANCE_TOLERANCE", "Check", "VerificationReport", "verify_graph"]
 
 BALANCE_TOLERANCE = 0.01
 """How far the busiest device's FLOP may lie above the mean."""
@@ -202,8 +201,9 @@ def _dimensions(graph: Dag) -> Check:
     for edge in graph.edges:
         if edge.producer in by_name and edge.consumer in by_name:
             faults += edge_faults(edge, by_name[edge.producer], by_name[edge.consumer])
+    sequences = {tensor.device_shape[0] for o in graph if o.kind == "input" for tensor in o.outputs}
     for operator in graph:
-        faults += operator_faults(operator, graph)
+        faults += operator_faults(operator, graph, min(sequences, default=0))
     given = [tensor.shape for operator in graph if operator.kind == "input" for tensor in operator.outputs]
     taken = [tensor.shape for operator in graph if operator.kind == "output" for tensor in operator.inputs]
     if given != taken:
@@ -211,38 +211,6 @@ def _dimensions(graph: Dag) -> Check:
     shape = f"model input and output {list(given[0])}" if len(given) == 1 and given == taken else "see the faults"
     evidence = f"shapes, placements and devices compared along {len(graph.edges)} edges; {shape}"
     return _check("dimensions", "Input/output dimensions preserved", evidence, faults)
-
-
-def device_flop(graph: Dag) -> dict[int, float]:
-    """Matrix FLOP of every device over the whole workload, counted from the shapes on the nodes.
-
-    Parameters
-    ----------
-    graph : OperatorGraph
-
-    Returns
-    -------
-    dict of int to float
-    """
-    flop: dict[int, float] = dict.fromkeys(range(graph.plan.num_devices), 0.0)
-    for operator in graph:
-        share = _flop_per_device(operator, graph)
-        for device in operator.devices:
-            flop[device] = flop.get(device, 0.0) + share
-    return flop
-
-
-def _flop_per_device(operator: Operator, graph: Dag) -> float:
-    workload = graph.workload
-    sequences = workload.batch_size // graph.plan.data
-    if operator.kind == "matmul" and operator.inputs:
-        rows = sequences * operator.inputs[0].shape[1]
-        columns = sum(tensor.device_shape[-1] for tensor in operator.outputs)
-        return 2.0 * rows * operator.inputs[0].device_shape[-1] * columns
-    if operator.kind == "attention" and operator.inputs:
-        pairs = attended_pairs(operator.inputs[0].shape[1], workload.sequence_length, causal=workload.causal)
-        return 4.0 * sequences * operator.inputs[0].device_shape[-1] * pairs
-    return 0.0
 
 
 def _balance(graph: Dag) -> Check:
@@ -260,45 +228,13 @@ def _balance(graph: Dag) -> Check:
     return _check("balance", "GPU load balancing achieved", evidence, faults)
 
 
-def closed_form_flop(model: Model, workload: Workload) -> float:
-    """Matrix FLOP of a workload from the model's sizes alone: two a weight and token, four a pair and head channel.
-
-    Examples
-    --------
-    >>> import perfsim
-    >>> scenario = perfsim.load_scenario("seed-improved")
-    >>> f"{closed_form_flop(scenario.model, scenario.workload):.4e}"
-    '2.9073e+17'
-    """
-    return float(matrix_flop(model, workload, workload.batch_size, workload.sequence_length))
-
-
-def matrix_flop(model: Model, workload: Workload, batch_size: Quantity, sequence_length: Quantity) -> Quantity:
-    """Count as `closed_form_flop` does, with a batch and a sequence that may be arrays."""
-    query = 1 if workload.phase == "decode" else sequence_length
-    norms = 2 * model.hidden_size
-    linear = 2 * batch_size * query * (model.parameters_per_layer - norms)
-    pairs = attended_pairs(query, sequence_length, causal=workload.causal)
-    attention = 4 * batch_size * model.num_attention_heads * model.head_size * pairs
-    return model.num_hidden_layers * (linear + attention)
-
-
 def _structure(graph: Dag) -> Check:
-    """Every layer has every operator once, every stage hands over, parameters and FLOP equal the closed form."""
+    """Layers have their operators, wired as they must be; stages hand over; parameters and FLOP are the model's."""
     model, plan = graph.model, graph.plan
     tokens = Tokens(1, 1, 1, graph.workload.causal, str(graph.workload.dtype), str(graph.workload.kv_dtype))
-    expected = Counter(operator.op for operator in layer_operators(model, tokens, plan.tensor, (plan.tensor,)))
-    faults: list[str] = []
-    for layer in range(model.num_hidden_layers):
-        found = Counter(operator.op for operator in graph if operator.layer == layer)
-        if not found:
-            faults.append(f"layer {layer} is missing")
-            continue
-        faults += [f"layer {layer}: {op} is missing" for op in (expected - found)]
-        faults += [
-            f"layer {layer}: {op} is not one of its operators, or stands more than once" for op in (found - expected)
-        ]
-    faults += _missing_points(graph)
+    listed = layer_operators(model, tokens, plan.tensor, (plan.tensor,))
+    faults = [fault for layer in range(model.num_hidden_layers) for fault in layer_faults(graph, layer, listed)]
+    faults += strangers(graph) + missing_points(graph)
     parameters = sum(operator.weight.count for operator in graph if operator.weight is not None)
     if parameters != model.num_parameters:
         faults.append(f"the graph holds {parameters:,} parameters, the model {model.num_parameters:,}")
@@ -306,29 +242,7 @@ def _structure(graph: Dag) -> Check:
     if abs(flop - wanted) > 1e-12 * wanted:
         faults.append(f"the graph computes {flop:.6e} FLOP, the model {wanted:.6e}")
     evidence = (
-        f"{model.num_hidden_layers} layers of {sum(expected.values())} operators; "
+        f"{model.num_hidden_layers} layers of {len(listed)} operators; "
         f"{parameters:,} parameters and {flop:.4e} FLOP against the closed form"
     )
     return _check("structure", "Complete model structure maintained", evidence, faults)
-
-
-def _missing_points(graph: Dag) -> list[str]:
-    """The points around and between the stages that are not there, and operators on a stage that is not theirs."""
-    plan = graph.plan
-    names = {operator.name for operator in graph}
-    hand_overs = [n for s in range(plan.pipeline - 1) for n in (f"stage_{s}.send", f"stage_{s + 1}.receive")]
-    if plan.scatter_gather and plan.tensor > 1:
-        hand_overs += [f"stage_{s}.all_gather" for s in range(1, plan.pipeline)]
-    faults = [f"{name} is missing" for name in ("input", "split", *hand_overs, "gather", "output") if name not in names]
-    stage_of = [stage for stage, layers in enumerate(plan.layers_per_stage or ()) for _ in range(layers)]
-    width = plan.tensor * plan.data
-    for operator in graph:
-        stage = operator.stage
-        if operator.layer is not None and operator.layer < len(stage_of) and stage != stage_of[operator.layer]:
-            faults.append(f"{operator.name}: is on stage {stage}, its layer on stage {stage_of[operator.layer]}")
-        if set(operator.devices) != set(range(stage * width, (stage + 1) * width)):
-            faults.append(
-                f"{operator.name}: runs on devices {list(operator.devices)}, "
-                f"its stage on {stage * width} to {(stage + 1) * width - 1}"
-            )
-    return faults

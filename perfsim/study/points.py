@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from perfsim.memory import activation_buffers, resident_memory
 from perfsim.ops.build import sized_graph, tokens_of
-from perfsim.ops.verify import matrix_flop
+from perfsim.ops.flop import matrix_flop
 from perfsim.schedule.expand import is_too_long, period_of
 from perfsim.schedule.program import operator_picoseconds, price_graph
 from perfsim.schedule.taskgraph import Lists

@@ -313,11 +313,6 @@ def residual_on(*devices):
     return mutate
 
 
-def missed(mutate, check, named, reason):
-    """Mark a mutation that is not caught yet."""
-    return pytest.param(mutate, check, named, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 def name_of(value):
     """Name a mutation by its function and what it must hit by its text."""
     return getattr(value, "__name__", value)
@@ -347,17 +342,17 @@ MUTATIONS = [
     (replicated_attention, "dimensions", "layer_03.attention"),
     (other_batch, "dimensions", "layer_03.gelu"),
     (other_device_width, "dimensions", "layer_03.gelu"),
-    missed(other_device_batch, "dimensions", "layer_03.gelu", "the rows of a microbatch are not compared"),
+    (other_device_batch, "dimensions", "layer_03.gelu"),
     (other_dtype, "dimensions", "layer_03.gelu -> layer_03.mlp_down"),
     (one_side_shape, "dimensions", "layer_03.gelu -> layer_03.mlp_down"),
-    missed(fewer_keys, "dimensions", "layer_03", "a matrix may change the number of tokens"),
-    missed(two_axes, "dimensions", "layer_03.gelu", "raises IndexError"),
-    missed(swapped_k_and_v, "dimensions", "layer_03.attention", "names of tensors are not compared along edges"),
-    missed(no_skip, "dimensions", "layer_03.mlp_residual", "an addition may have one input"),
+    (fewer_keys, "dimensions", "layer_03"),
+    (two_axes, "dimensions", "layer_03.gelu"),
+    (swapped_k_and_v, "dimensions", "layer_03.attention"),
+    (no_skip, "dimensions", "layer_03.mlp_residual"),
     (unknown_kind, "dimensions", "layer_03.mlp_up"),
-    missed(other_kind, "dimensions", "layer_03.mlp_all_reduce", "the kind is not compared with the work"),
-    missed(other_work, "dimensions", "layer_03.mlp_up", "the work is not compared with the shapes"),
-    missed(other_payload, "dimensions", "layer_03.mlp_all_reduce", "the work is not compared with the shapes"),
+    (other_kind, "dimensions", "layer_03.mlp_all_reduce"),
+    (other_work, "dimensions", "layer_03.mlp_up"),
+    (other_payload, "dimensions", "layer_03.mlp_all_reduce"),
     (replicated_attention, "balance", "device 0"),
     (other_stage, "balance", "device 8"),
     (other_stage, "structure", "layer_05.attention: is on stage 1"),
@@ -367,10 +362,10 @@ MUTATIONS = [
     (abbreviated_layer, "structure", "layer 5: similar is not one of its operators"),
     (missing_all_reduce, "structure", "layer 3: mlp_all_reduce is missing"),
     (missing_send, "structure", "stage_0.send is missing"),
-    missed(wrong_norm, "structure", "layer_03.mlp_norm", "the count of parameters fails without a name"),
-    missed(wrong_skip, "structure", "layer_03.mlp_residual", "the wiring of a layer is not compared"),
-    missed(extra_operator, "structure", "extra.gelu", "operators outside of layers are not counted"),
-    missed(extra_layer, "structure", "layer 16", "layers beyond the model are not named"),
+    (wrong_norm, "structure", "layer_03.mlp_norm"),
+    (wrong_skip, "structure", "layer_03.mlp_residual"),
+    (extra_operator, "structure", "extra.gelu"),
+    (extra_layer, "structure", "layer 16"),
 ]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perfsim
-from perfsim.ops.verify import closed_form_flop
+from perfsim.ops.flop import closed_form_flop
 
 TIMELINE = ["device", "stream", "stage", "microbatch", "layer", "op", "kind", "start_s", "end_s"]
 OPERATORS = [
