@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import numbers
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 __all__ = [
     "DeadlockError",
@@ -76,18 +80,26 @@ class SimulationError(PerfsimError, RuntimeError):
 
 
 class DeadlockError(SimulationError):
-    """Tasks wait for each other for ever; `blocked` names those that could not start.
+    """Tasks wait for each other for ever.
 
     Attributes
     ----------
     blocked : tuple of str
+        Names of tasks that cannot start; not necessarily all.
+    total : int
+        How many tasks can never start.
     """
 
     def __init__(self, blocked: Iterable[str], total: int) -> None:
         self.blocked = tuple(blocked)
-        shown = "; ".join(self.blocked[:8])
-        more = f"; and {total - 8} more" if total > len(self.blocked[:8]) else ""
-        super().__init__(f"deadlock: {total} tasks can never start: {shown}{more}")
+        self.total = total
+        super().__init__(self.blocked, total)  # what the error is made from again after a pickle
+
+    def __str__(self) -> str:
+        shown = self.blocked[:8]
+        rest = self.total - len(shown)
+        more = f"; and {rest} more" if rest else ""
+        return f"deadlock: {self.total} tasks can never start: {'; '.join(shown)}{more}"
 
 
 class Faults:
@@ -110,13 +122,32 @@ class Faults:
         child.found = parent.found
         return child
 
+    def inside(self, field: str) -> Faults:
+        """Make a collector for what stands inside `field`; it records into this one."""
+        return Faults.nested(self, self._path(field))
+
     def add(self, field: str, value: object, allowed: str, way_out: str = "") -> None:
-        """Record that `field` has an unusable `value`."""
-        self.found.append(Fault(f"{self.prefix}.{field}" if self.prefix else field, value, allowed, way_out))
+        """Record that `field` has an unusable `value`; the field ``""`` is the prefix itself."""
+        self.found.append(Fault(self._path(field), value, allowed, way_out))
 
     def take(self, error: InputError) -> None:
         """Record the faults of another input error as they stand."""
         self.found.extend(error.faults)
+
+    def adopt(self, error: InputError) -> None:
+        """Record the faults of a part under this collector's prefix.
+
+        A part does not know where it stands and calls itself by one word, such as ``tiers``, which the prefix
+        replaces. What already has a fault, at itself or inside, gets no second one: the part only saw a gap there.
+        """
+        known = [f"{fault.field}." for fault in self.found]
+        for fault in error.faults:
+            path = self._path(fault.field.partition(".")[2])
+            if not any(field.startswith(f"{path}.") for field in known):
+                self.found.append(dataclasses.replace(fault, field=path))
+
+    def _path(self, field: str) -> str:
+        return f"{self.prefix}.{field}" if self.prefix and field else self.prefix or field
 
     def raise_if_any(self) -> None:
         """Raise `InputError` when anything was recorded."""
@@ -132,11 +163,12 @@ class Faults:
 
     def number(self, field: str, value: object, *, above: float = 0.0, at_most: float = math.inf) -> bool:
         """Check for a finite number in ``(above, at_most]``; True when it is one."""
+        limit = min(at_most, sys.float_info.max)  # float() and isfinite() raise where an integer is larger
         good = (
             isinstance(value, numbers.Real)
             and not isinstance(value, bool)
-            and math.isfinite(value)
-            and above < float(value) <= at_most
+            and bool(value <= limit)
+            and not value <= above
         )
         if not good:
             upper = "" if at_most == math.inf else f" and at most {at_most:g}"
@@ -150,16 +182,16 @@ class Faults:
         return isinstance(value, bool)
 
     def text(self, field: str, value: object) -> bool:
-        """Check for a text that is not empty; True when it is one."""
-        good = isinstance(value, str) and value != ""
+        """Check for a text that is not blank; True when it is one."""
+        good = isinstance(value, str) and value.strip() != ""
         if not good:
-            self.add(field, value, "must be a text that is not empty")
+            self.add(field, value, "must be a text that is not blank")
         return good
 
     def instance(self, field: str, value: object, kind: type) -> bool:
         """Check for an instance of `kind`; True when it is one."""
         if not isinstance(value, kind):
-            self.add(field, value, f"must be a {kind.__name__}")
+            self.add(field, value, f"must be of type {kind.__name__}")
         return isinstance(value, kind)
 
     def choice(self, field: str, value: object, allowed: Collection[str]) -> bool:
@@ -168,6 +200,22 @@ class Faults:
         if not good:
             self.add(field, value, f"must be one of {', '.join(sorted(allowed))}", did_you_mean(value, allowed))
         return good
+
+    def quantities(self, field: str, values: object, *, zero: bool = False) -> bool:
+        """Check for finite numbers above 0 (or also 0), alone or in an array of any shape; True when they all are."""
+        allowed = f"must be a finite number {'of at least 0' if zero else 'above 0'}"
+        try:
+            array = np.asarray(values)
+        except ValueError:  # nested lists of different lengths
+            array = np.empty((), dtype=object)
+        if array.dtype.kind not in "iuf":
+            self.add(field, values, f"{allowed}, or an array of such numbers")
+            return False
+        wrong = ~((array >= 0 if zero else array > 0) & (array < math.inf))  # NaN compares as false
+        if wrong.any():
+            index = np.argwhere(wrong)[0].tolist()
+            self.add(field, array[tuple(index)].item(), allowed, f"mend the entry at {index}" if index else "")
+        return not wrong.any()
 
 
 def did_you_mean(value: object, allowed: Iterable[str]) -> str:

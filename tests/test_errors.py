@@ -8,9 +8,8 @@ import pytest
 
 from perfsim.errors import DeadlockError, Fault, Faults, InputError, PerfsimError, SimulationError, did_you_mean
 
-COUNT = pytest.mark.xfail(strict=True, reason="the rest is counted as if eight tasks were named")
 NOT_INTEGERS = [True, np.True_, 3.0, np.float64(3), "3", None, [3], 0, -1]
-NOT_NUMBERS = [True, float("nan"), float("inf"), 0, -1.5, "1", None, 1j]
+NOT_NUMBERS = [True, float("nan"), float("inf"), 10**400, -(10**400), 0, -1.5, "1", None, 1j]
 
 
 def test_a_fault_reads_as_field_value_allowed_and_way_out():
@@ -46,7 +45,6 @@ def test_an_input_error_survives_a_copy(copied):
     assert str(copied(error)) == str(error)
 
 
-@pytest.mark.xfail(strict=True, reason="DeadlockError cannot be unpickled")
 def test_a_deadlock_survives_a_pickle():
     """A deadlock in a worker process reaches the caller whole."""
     error = DeadlockError(["task 1", "task 2"], total=3)
@@ -61,8 +59,8 @@ def test_a_deadlock_survives_a_pickle():
         (8, 8, None),
         (8, 20, 12),
         (12, 12, 4),
-        pytest.param(2, 20, 18, marks=COUNT),
-        pytest.param(2, 5, 3, marks=COUNT),
+        (2, 20, 18),
+        (2, 5, 3),
     ],
 )
 def test_a_deadlock_counts_the_tasks_that_it_does_not_name(named, total, rest):
@@ -91,7 +89,7 @@ def test_what_is_not_a_size_is_refused(value):
     assert "at least 1" in fault.allowed
 
 
-@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=lambda value: repr(value)[:8])
 def test_what_is_not_a_positive_number_is_refused(value):
     """Booleans, texts, not-a-number, infinity, zero and negative numbers are no rates."""
     faults = Faults()
@@ -122,7 +120,8 @@ def test_a_choice_that_is_not_legal_lists_the_legal_ones_and_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("check", "value"), [("flag", 1), ("flag", "true"), ("flag", None), ("text", ""), ("text", 5), ("choice", ["a"])]
+    ("check", "value"),
+    [("flag", 1), ("flag", "true"), ("flag", None), ("text", ""), ("text", "  "), ("text", 5), ("choice", ["a"])],
 )
 def test_wrong_types_are_recorded_by_every_check(check, value):
     """No check takes a value of another type for its own."""
@@ -141,6 +140,17 @@ def test_a_nested_collector_records_into_its_parent():
     assert [fault.field for fault in parent.found] == ["plan.tensor", "workload.phase", "model.name"]
     with pytest.raises(InputError, match="3 faults"):
         parent.raise_if_any()
+
+
+def test_a_collector_adopts_the_faults_of_a_part_under_its_own_prefix():
+    """A part does not know where it stands; a place that has a fault gets no second one."""
+    faults = Faults("cluster").inside("tiers").inside("1")
+    faults.add("name", None, "is missing")
+    faults.inside("latency_s").add("source", "", "must be known")
+    part = [Fault(f"tiers.{field}", 0, "must be more") for field in ("name", "bytes_per_s", "bytes_per_s", "latency_s")]
+    faults.adopt(InputError(part))
+    fields = ["name", "latency_s.source", "bytes_per_s", "bytes_per_s"]
+    assert [fault.field for fault in faults.found] == [f"cluster.tiers.1.{field}" for field in fields]
 
 
 def test_a_collector_without_faults_raises_nothing():

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from perfsim.errors import Faults, InputError, did_you_mean
-from perfsim.spec.hardware import Accelerator, Cluster, Efficiency, NetworkTier
+from perfsim.errors import Faults, InputError
+from perfsim.spec.hardware import Cluster
 from perfsim.spec.model import Model, load_model
 from perfsim.spec.plan import Plan
 from perfsim.spec.profiles import load_cluster
 from perfsim.spec.scenario import Scenario
-from perfsim.spec.tables import build, check_keys, read_toml
+from perfsim.spec.tables import build, check_keys, find_file, preset_names, read_toml
 from perfsim.spec.workload import Workload
 
 __all__ = ["list_scenarios", "load_scenario", "scenario_from_table", "scenario_to_table", "to_plain"]
@@ -33,7 +33,7 @@ def list_scenarios() -> tuple[str, ...]:
     >>> perfsim.list_scenarios()
     ('seed-baseline', 'seed-improved', 'seed-layerwise-pipelined')
     """
-    return tuple(sorted(path.stem for path in _preset_folder().glob("*.toml")))
+    return preset_names(_preset_folder(), ".toml")
 
 
 def load_scenario(name: str | Path) -> Scenario:
@@ -62,13 +62,7 @@ def load_scenario(name: str | Path) -> Scenario:
     >>> perfsim.load_scenario("seed-improved").plan.tensor
     8
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = _preset_folder() / f"{name}.toml"
-        if not path.is_file():
-            known = list_scenarios()
-            way_out = did_you_mean(name, known) or "give the path of a .toml file"
-            raise InputError.of("scenario", str(name), f"must be one of {', '.join(known)}, or a path", way_out)
+    path = find_file("scenario", name, _preset_folder(), ".toml")
     return scenario_from_table(read_toml(path), path.parent)
 
 
@@ -82,50 +76,41 @@ def scenario_from_table(table: Mapping[str, Any], folder: Path = Path()) -> Scen
     folder : Path
         What relative paths in the table are relative to.
     """
+    if not isinstance(table, Mapping):
+        raise InputError.of("scenario", table, "must be a table of keys and values")
     faults = Faults()
-    check_keys(table, ("cluster", "model", "plan", "workload"), (), faults)
-    cluster = _part(table, "cluster", lambda part: _cluster(part, folder, faults), faults)
-    model = _part(table, "model", lambda part: _model(part, folder, faults), faults)
-    plan = _part(table, "plan", lambda part: build(Plan, part, Faults.nested(faults, "plan")), faults)
-    workload = _part(table, "workload", lambda part: build(Workload, part, Faults.nested(faults, "workload")), faults)
+    check_keys(table, _PARTS, (), faults)
+    parts: dict[str, Any] = {}
+    for name, make in _PARTS.items():
+        if name in table:
+            try:
+                parts[name] = make(table[name], folder, faults.inside(name))
+            except InputError as error:
+                faults.take(error)
     faults.raise_if_any()
-    return Scenario(cluster, model, plan, workload)
+    return Scenario(**parts)
 
 
-def _part(table: Mapping[str, Any], name: str, make: Any, faults: Faults) -> Any:
-    """Make one part of a scenario, recording its faults instead of raising them."""
-    if name not in table:
-        return None
-    if not isinstance(table[name], Mapping):
-        faults.add(name, table[name], "must be a table of keys and values")
-        return None
-    try:
-        return make(table[name])
-    except InputError as error:
-        faults.take(error)
-        return None
+def _cluster(table: object, folder: Path, faults: Faults) -> Cluster | None:
+    if not isinstance(table, Mapping) or "accelerator" in table:
+        return build(Cluster, table, faults)
+    check_keys(table, ("profile",), ("num_devices",), faults)
+    return load_cluster(_path(table["profile"], folder), table.get("num_devices")) if "profile" in table else None
 
 
-def _cluster(table: Mapping[str, Any], folder: Path, faults: Faults) -> Cluster | None:
-    if "accelerator" not in table:
-        collector = Faults.nested(faults, "cluster")
-        known = check_keys(table, ("profile",), ("num_devices",), collector)
-        return load_cluster(_path(table["profile"], folder), table.get("num_devices")) if known else None
-    tiers = [build(NetworkTier, tier, Faults.nested(faults, "cluster.tiers")) for tier in table.get("tiers", ())]
-    parts = {
-        **table,
-        "accelerator": build(Accelerator, table["accelerator"], Faults.nested(faults, "cluster.accelerator")),
-        "efficiency": build(Efficiency, table.get("efficiency"), Faults.nested(faults, "cluster.efficiency")),
-        "tiers": tuple(tiers),
-    }
-    return None if faults.found else build(Cluster, parts, Faults.nested(faults, "cluster"))
+def _model(table: object, folder: Path, faults: Faults) -> Model | None:
+    if not isinstance(table, Mapping) or "preset" not in table:
+        return build(Model, table, faults)
+    check_keys(table, ("preset",), (), faults)
+    return load_model(_path(table["preset"], folder))
 
 
-def _model(table: Mapping[str, Any], folder: Path, faults: Faults) -> Model | None:
-    collector = Faults.nested(faults, "model")
-    if "preset" not in table:
-        return build(Model, table, collector)
-    return load_model(_path(table["preset"], folder)) if check_keys(table, ("preset",), (), collector) else None
+_PARTS: dict[str, Callable[[object, Path, Faults], object]] = {
+    "cluster": _cluster,
+    "model": _model,
+    "plan": lambda table, _folder, faults: build(Plan, table, faults),
+    "workload": lambda table, _folder, faults: build(Workload, table, faults),
+}
 
 
 def _path(name: Any, folder: Path) -> str:

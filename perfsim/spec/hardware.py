@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from perfsim.errors import Faults, InputError
-from perfsim.spec.tables import FrozenDict
+from perfsim.spec.tables import FrozenDict, freeze_fields
 from perfsim.units import DTYPE_BYTES, GIB
 
 __all__ = ["Accelerator", "Cluster", "Efficiency", "NetworkTier"]
@@ -65,14 +65,14 @@ class Accelerator:
             faults.number(name, getattr(self, name))
         for name in ("sm_count", "shared_memory_bytes_per_sm", "l2_bytes", "memory_bytes"):
             faults.integer(name, getattr(self, name))
-        if not isinstance(self.peak_flop_per_s, dict) or not self.peak_flop_per_s:
+        if not isinstance(self.peak_flop_per_s, Mapping) or not self.peak_flop_per_s:
             faults.add("peak_flop_per_s", self.peak_flop_per_s, "must give the dense FLOP/s of at least one dtype")
         else:
             for dtype, rate in self.peak_flop_per_s.items():
                 faults.choice(f"peak_flop_per_s.{dtype}", dtype, _PEAK_DTYPES)
                 faults.number(f"peak_flop_per_s.{dtype}", rate)
         faults.raise_if_any()
-        object.__setattr__(self, "peak_flop_per_s", FrozenDict(self.peak_flop_per_s))
+        freeze_fields(self)
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class NetworkTier:
     reduces_in_switch: bool = False
 
     def __post_init__(self) -> None:
+        freeze_fields(self)
         faults = Faults("tiers")
         faults.text("name", self.name)
         faults.number("bytes_per_s", self.bytes_per_s)
@@ -143,6 +144,7 @@ class Efficiency:
     in_switch_s: float = 0.0
 
     def __post_init__(self) -> None:
+        freeze_fields(self)
         faults = Faults("efficiency")
         for name in ("matmul", "attention", "memory", "network", "network_in_switch"):
             faults.number(name, getattr(self, name), at_most=1.0)
@@ -190,13 +192,16 @@ class Cluster:
         faults.instance("efficiency", self.efficiency, Efficiency)
         faults.integer("reserve_bytes", self.reserve_bytes, minimum=0)
         whole = faults.integer("num_devices", self.num_devices)
-        if not isinstance(self.tiers, Sequence) or not all(isinstance(tier, NetworkTier) for tier in self.tiers):
-            faults.add("tiers", self.tiers, "must be a sequence of NetworkTier")
-            faults.raise_if_any()
-        object.__setattr__(self, "tiers", tuple(self.tiers))
-        object.__setattr__(self, "sources", FrozenDict(self.sources))
-        self._check_domains(faults, whole=whole)
+        faults.instance("title", self.title, str)
+        if faults.instance("sources", self.sources, Mapping):
+            for name, text in self.sources.items():
+                faults.instance(f"sources.{name}", text, str)
+        if isinstance(self.tiers, list | tuple) and all(isinstance(tier, NetworkTier) for tier in self.tiers):
+            self._check_domains(faults, whole=whole)
+        else:
+            faults.add("tiers", self.tiers, "must be a list of NetworkTier")
         faults.raise_if_any()
+        freeze_fields(self)
 
     def _check_domains(self, faults: Faults, *, whole: bool) -> None:
         sizes = [math.inf if tier.domain_size is None else tier.domain_size for tier in self.tiers]

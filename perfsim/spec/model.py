@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from perfsim.errors import Faults, InputError, did_you_mean
-from perfsim.spec.tables import build, read_json
+from perfsim.errors import Faults, InputError
+from perfsim.spec.tables import build, find_file, freeze_fields, preset_names, read_json
 from perfsim.units import DTYPE_BYTES
 
 __all__ = ["Model", "list_models", "load_model"]
@@ -54,6 +54,7 @@ class Model:
     torch_dtype: str = "bfloat16"
 
     def __post_init__(self) -> None:
+        freeze_fields(self)
         faults = Faults("model")
         faults.text("name", self.name)
         sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
@@ -135,7 +136,7 @@ def list_models() -> tuple[str, ...]:
     >>> perfsim.list_models()
     ('llm-16l-8192',)
     """
-    return tuple(sorted(path.stem for path in _preset_folder().glob("*.json")))
+    return preset_names(_preset_folder(), ".json")
 
 
 def load_model(name: str | Path) -> Model:
@@ -155,16 +156,9 @@ def load_model(name: str | Path) -> Model:
     InputError
         The file does not exist, is broken, or describes a model that perfsim does not know.
     """
-    path = Path(name)
-    if path.suffix != ".json":
-        path = _preset_folder() / f"{name}.json"
-        if not path.is_file():
-            known = list_models()
-            way_out = did_you_mean(name, known) or "give the path of a .json file"
-            raise InputError.of("model", str(name), f"must be one of {', '.join(known)}, or a path", way_out)
+    path = find_file("model", name, _preset_folder(), ".json")
     faults = Faults("model")
     model = build(Model, {"name": path.stem, **read_json(path)}, faults)
-    faults.raise_if_any()
     if model is None:
-        raise AssertionError  # build reports a fault whenever it gives nothing
+        raise InputError(faults.found)
     return model

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perfsim.errors import Faults
+from perfsim.spec.tables import freeze_fields
 
 __all__ = ["SCHEDULES", "Plan"]
 
@@ -54,26 +54,27 @@ class Plan:
     receive_buffers: int = 2
 
     def __post_init__(self) -> None:
+        freeze_fields(self)
         faults = Faults("plan")
-        for name in ("tensor", "pipeline", "data", "receive_buffers"):
+        for name in ("tensor", "data", "receive_buffers"):
             faults.integer(name, getattr(self, name))
+        whole_stages = faults.integer("pipeline", self.pipeline)
         if self.microbatch_size is not None:
             faults.integer("microbatch_size", self.microbatch_size)
         faults.choice("schedule", self.schedule, SCHEDULES)
         faults.flag("scatter_gather", self.scatter_gather)
-        self._check_layers(faults)
+        self._check_layers(faults, whole_stages=whole_stages)
         faults.raise_if_any()
 
-    def _check_layers(self, faults: Faults) -> None:
+    def _check_layers(self, faults: Faults, *, whole_stages: bool) -> None:
         layers = self.layers_per_stage
         if layers is None:
             return
-        if isinstance(layers, str) or not isinstance(layers, Sequence):
+        if not isinstance(layers, tuple):
             faults.add("layers_per_stage", layers, "must be a list with the number of layers of each stage")
             return
-        object.__setattr__(self, "layers_per_stage", tuple(layers))
         good = [faults.integer(f"layers_per_stage.{stage}", number) for stage, number in enumerate(layers)]
-        if all(good) and isinstance(self.pipeline, int) and len(layers) != self.pipeline:
+        if all(good) and whole_stages and len(layers) != self.pipeline:
             faults.add(
                 "layers_per_stage", list(layers), f"must have {self.pipeline} entries, one for each stage",
                 f"or set pipeline={len(layers)}",

@@ -5,14 +5,15 @@ The format has its page in ``docs/hardware-profiles.md``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from perfsim.errors import Faults, InputError, did_you_mean
-from perfsim.spec.hardware import Accelerator, Cluster, Efficiency, NetworkTier
-from perfsim.spec.tables import build, check_keys, read_toml
+from perfsim.errors import Faults, InputError
+from perfsim.spec.hardware import Cluster
+from perfsim.spec.tables import build, check_keys, find_file, preset_names, read_toml
 
 __all__ = ["cluster_from_table", "list_profiles", "load_cluster"]
 
@@ -35,7 +36,7 @@ def list_profiles() -> tuple[str, ...]:
     >>> "dgx-h100" in perfsim.list_profiles()
     True
     """
-    return tuple(sorted(path.stem for path in _profile_folder().glob("*.toml")))
+    return preset_names(_profile_folder(), ".toml")
 
 
 def load_cluster(name: str | Path, num_devices: int | None = None) -> Cluster:
@@ -64,85 +65,62 @@ def load_cluster(name: str | Path, num_devices: int | None = None) -> Cluster:
     >>> cluster.accelerator.sm_count
     132
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = _profile_folder() / f"{name}.toml"
-        if not path.is_file():
-            known = list_profiles()
-            way_out = did_you_mean(name, known) or "give the path of a .toml file"
-            raise InputError.of("cluster", str(name), f"must be one of {', '.join(known)}, or a path", way_out)
+    path = find_file("cluster", name, _profile_folder(), ".toml")
     return cluster_from_table(read_toml(path), num_devices)
 
 
 def cluster_from_table(table: Mapping[str, Any], num_devices: int | None = None) -> Cluster:
     """Make a cluster from the table of a profile, with the source of every number."""
     faults = Faults()
-    required = ("format", "name", "num_devices", "sources", "accelerator", "tiers", "efficiency")
-    if not check_keys(table, required, ("title", "reserve_bytes"), faults):
-        faults.raise_if_any()
-    if table["format"] != FORMAT:
-        faults.add("format", table["format"], f"must be {FORMAT}", "see docs/hardware-profiles.md")
-    reader = _Reader(table["sources"], faults)
-    accelerator = build(
-        Accelerator, reader.plain("accelerator", table["accelerator"]), Faults.nested(faults, "accelerator")
-    )
-    efficiency = build(Efficiency, reader.plain("efficiency", table["efficiency"]), Faults.nested(faults, "efficiency"))
-    tables = table["tiers"] if isinstance(table["tiers"], list) else [table["tiers"]]
-    tiers = [
-        build(NetworkTier, reader.plain(f"tiers.{i}", tier), Faults.nested(faults, f"tiers.{i}"))
-        for i, tier in enumerate(tables)
-    ]
-    faults.raise_if_any()
-    reserve = {"reserve_bytes": table["reserve_bytes"]} if "reserve_bytes" in table else {}
-    return Cluster(
-        name=table["name"],
-        title=table.get("title", ""),
-        accelerator=accelerator,  # type: ignore[arg-type]
-        tiers=tuple(tiers),  # type: ignore[arg-type]
-        num_devices=table["num_devices"] if num_devices is None else num_devices,
-        efficiency=efficiency,  # type: ignore[arg-type]
-        sources=reader.sources,  # type: ignore[arg-type]
-        **reserve,
-    )
+    if table.get("format") != FORMAT:
+        faults.add("format", table.get("format"), f"must be {FORMAT}", "see docs/hardware-profiles.md")
+    reader = _Reader(table.get("sources"), faults)
+    plain = {key: reader.plain(key, value) for key, value in table.items() if key not in {"format", "sources"}}
+    cluster = build(Cluster, {**plain, "sources": reader.sources}, faults)
+    if cluster is None or faults.found:
+        raise InputError(faults.found)
+    return cluster if num_devices is None else dataclasses.replace(cluster, num_devices=num_devices)
 
 
 class _Reader:
     """Strips the sources from the tables of a profile and remembers the source of each number."""
 
-    def __init__(self, named: object, faults: Faults) -> None:
-        self.named = named if isinstance(named, Mapping) else {}
+    def __init__(self, texts: object, faults: Faults) -> None:
+        self.texts = texts if isinstance(texts, Mapping) else None
         self.faults = faults
         self.sources: dict[str, str] = {}
-        if not isinstance(named, Mapping):
-            faults.add("sources", named, "must be a table of source keys and texts")
+        if self.texts is None:
+            faults.add("sources", texts, "must be a table of source keys and texts")
+            return
+        for key, text in self.texts.items():
+            faults.inside("sources").text(key, text)
 
-    def plain(self, path: str, table: object, inherited: str | None = None) -> object:
-        """Return the table with ``{ value, source }`` replaced by the value."""
-        if not isinstance(table, Mapping):
-            return table
-        source = table.get("source", inherited)
-        content = {}
-        for key, value in table.items():
-            here = f"{path}.{key}"
-            if key == "source":
-                continue
-            if isinstance(value, Mapping) and "value" in value:
-                check_keys(value, ("value", "source"), (), Faults.nested(self.faults, here))
-                content[key] = self._sourced(here, value["value"], value.get("source"))
-            elif isinstance(value, Mapping):
-                content[key] = self.plain(here, value, source)
-            else:
-                content[key] = self._sourced(here, value, source)
-        return content
+    def plain(self, path: str, value: object, source: object = None) -> object:
+        """Return a value of the profile with every ``{ value, source }`` in it replaced by its value."""
+        if isinstance(value, list):
+            return [self.plain(f"{path}.{index}", item, source) for index, item in enumerate(value)]
+        if not isinstance(value, Mapping):
+            return value
+        source = value.get("source", source)
+        return {key: self._member(f"{path}.{key}", member, source) for key, member in value.items() if key != "source"}
+
+    def _member(self, path: str, member: object, source: object) -> object:
+        if not isinstance(member, Mapping):
+            return self._sourced(path, member, source)
+        if "value" not in member:
+            return self.plain(path, member, source)
+        check_keys(member, ("value",), ("source",), self.faults.inside(path))
+        return self._sourced(path, member["value"], member.get("source"))
 
     def _sourced(self, path: str, value: object, source: object) -> object:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if source not in self.named:
-                known = ", ".join(self.named)
-                self.faults.add(
-                    f"{path}.source", source, f"must be a key of [sources] ({known})",
-                    "every number of a profile names where it comes from",
-                )  # fmt: skip
-            else:
-                self.sources[path] = str(self.named[source])
+        """Remember the source of a number; without any texts, their own fault says enough."""
+        if self.texts is None or isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        if isinstance(source, str) and source in self.texts:
+            self.sources[path] = str(self.texts[source])
+        else:
+            self.faults.add(
+                f"{path}.source", source, f"must be a key of [sources] ({', '.join(self.texts)})",
+                "every number of a profile names where it comes from",
+            )  # fmt: skip
         return value

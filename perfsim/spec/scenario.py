@@ -143,53 +143,66 @@ def changed_parts(scenario: Scenario, changes: Mapping[str, Any]) -> dict[str, A
         if path is not None:
             part, _, field = path.partition(".")
             nested.setdefault(part, {})[field] = value
-    for part, fields in nested.items():
-        try:
-            parts[part] = replace_nested(parts[part], fields)
-        except InputError as error:
-            faults.take(error)
+    for part, kind in _PARTS.items():
+        if faults.instance(part, parts[part], kind) and part in nested:
+            parts[part] = _replaced(parts[part], nested[part], faults.inside(part))
     faults.raise_if_any()
     return parts
 
 
-def replace_nested(value: Any, changes: dict[str, Any]) -> Any:
-    """Copy a dataclass, mapping or tuple with changed members, nested ones by dotted name.
+def replace_nested(part: Any, changes: Mapping[str, Any]) -> Any:
+    """Copy a part of a scenario with changed members, nested ones by dotted name.
 
     Raises
     ------
     InputError
-        There is no such member, or its new value is not allowed.
+        There are no such members, or their new values are not allowed.
     """
+    faults = Faults(next(name for name, kind in _PARTS.items() if isinstance(part, kind)))
+    changed = _replaced(part, changes, faults)
+    faults.raise_if_any()
+    return changed
+
+
+def _replaced(value: Any, changes: Mapping[str, Any], faults: Faults) -> Any:
+    """Copy a dataclass, mapping or tuple, recording each change that is impossible by its whole name."""
+    members = _contents(value)
     flat: dict[str, Any] = {}
     deeper: dict[str, dict[str, Any]] = {}
     for path, new in changes.items():
         head, _, tail = path.partition(".")
-        if not isinstance(value, dict) and head not in _members(value):
-            way_out = did_you_mean(head, _members(value)) or f"there are {', '.join(_members(value))}"
-            raise InputError.of(path, new, f"is not a field of {type(value).__name__}", way_out)
-        if tail:
+        if head not in members and (tail or not isinstance(value, Mapping)):
+            known = f"there are {', '.join(members)}" if members else ""
+            faults.add(path, new, f"is not a field of {type(value).__name__}", did_you_mean(head, members) or known)
+        elif tail:
             deeper.setdefault(head, {})[tail] = new
         else:
             flat[head] = new
     for head, inner in deeper.items():
-        member = value[int(head)] if isinstance(value, tuple) else _item(value, head)
-        flat[head] = replace_nested(member, inner)
+        flat[head] = _replaced(flat.get(head, members[head]), inner, faults.inside(head))
+    if isinstance(value, Mapping):
+        return {**members, **flat}
     if isinstance(value, tuple):
-        return tuple(flat.get(str(index), item) for index, item in enumerate(value))
-    if isinstance(value, dict):
-        return type(value)({**value, **flat})
-    return dataclasses.replace(value, **flat)
+        return tuple({**members, **flat}.values())
+    try:
+        return dataclasses.replace(value, **flat) if flat else value
+    except InputError as error:
+        faults.adopt(error)
+        return value
 
 
-def _item(value: Any, name: str) -> Any:
-    return value[name] if isinstance(value, dict) else getattr(value, name)
-
-
-def _members(value: type | Any) -> list[str]:
-    """Names of what a dataclass or tuple has; nothing where it has no members."""
+def _contents(value: Any) -> dict[str, Any]:
+    """What a dataclass, mapping or tuple holds, by name; anything else holds nothing."""
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, tuple):
-        return [str(index) for index in range(len(value))]
-    return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+        return {str(index): item for index, item in enumerate(value)}
+    return {name: getattr(value, name) for name in _members(value)}
+
+
+def _members(kind: type | Any) -> list[str]:
+    """Names of the fields of a dataclass, or of its type."""
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
 def field_path(name: str, faults: Faults) -> str | None:

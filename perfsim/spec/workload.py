@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfsim.errors import Faults
+from perfsim.spec.tables import freeze_fields
 from perfsim.units import DTYPE_BYTES
 
 __all__ = ["Workload"]
@@ -49,6 +50,7 @@ class Workload:
     kv_dtype: str | None = None
 
     def __post_init__(self) -> None:
+        freeze_fields(self)
         faults = Faults("workload")
         faults.choice("phase", self.phase, PHASES)
         faults.integer("batch_size", self.batch_size)

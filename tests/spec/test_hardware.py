@@ -97,7 +97,7 @@ def test_all_faults_of_a_cluster_come_together(refused):
     assert [fault.field for fault in faults] == [f"cluster.{field}" for field in fields]
 
 
-@pytest.mark.parametrize("value", ["nvlink", 5, [1, 2]], ids=repr)
+@pytest.mark.parametrize("value", ["", "nvlink", 5, [1, 2]], ids=repr)
 def test_tiers_of_another_type_are_refused(refused, value):
     """Tiers are a sequence of NetworkTier."""
     (fault,) = refused(make, tiers=value)
@@ -105,11 +105,16 @@ def test_tiers_of_another_type_are_refused(refused, value):
 
 
 @pytest.mark.parametrize("field", ["sources", "title"])
-@pytest.mark.xfail(strict=True, reason="sources raise TypeError and titles are not checked")
 def test_notes_of_another_type_are_refused(refused, field):
     """Sources are a mapping and the title is a text."""
     (fault,) = refused(make, None, **{field: 5})
     assert fault.field == f"cluster.{field}"
+
+
+def test_a_source_that_is_no_text_is_refused(refused):
+    """Named by the number that it belongs to."""
+    (fault,) = refused(make, None, sources={"num_devices": "the rack", "reserve_bytes": 5})
+    assert (fault.field, fault.value) == ("cluster.sources.reserve_bytes", 5)
 
 
 @pytest.mark.parametrize("sizes", [(8, 4), (8, 8), (None, 8), (None, None), (4, 6)], ids=repr)

@@ -111,7 +111,6 @@ def test_an_unknown_preset_names_the_known_ones(refused):
 
 
 @pytest.mark.parametrize("name", [5, None, ["llm-16l-8192"]], ids=repr)
-@pytest.mark.xfail(strict=True, reason="Path raises TypeError")
 def test_a_name_of_another_type_is_refused(refused, name):
     """A name is a text or a path."""
     (fault,) = refused(load_model, name)
@@ -149,7 +148,6 @@ def test_unknown_and_missing_keys_of_a_file_come_together(refused, tmp_path):
     assert faults["model.hiden_size"].way_out == "did you mean 'hidden_size'?"
 
 
-@pytest.mark.xfail(strict=True, reason="build gives up at a missing key")
 def test_a_missing_key_does_not_hide_wrong_values(refused, tmp_path):
     """All faults of a file come together."""
     path = tmp_path / "bad.json"

@@ -206,12 +206,27 @@ def test_only_nvswitch_from_hopper_on_reduces(table):
 
 
 def test_efficiencies_are_plausible(table):
-    """Fractions lie between a third and one; fixed times between one and ten microseconds."""
+    """Fractions lie between a third and one; fixed times of a launch between one and ten microseconds."""
     for name, value, _ in sourced_numbers(table["efficiency"], "efficiency"):
-        if name.endswith("_s"):
+        if name in {"efficiency.kernel_s", "efficiency.collective_s"}:
             assert 1e-6 <= value <= 1e-5, name
-        else:
+        elif name != "efficiency.in_switch_s":
             assert 1 / 3 < value < 1, name
+
+
+def test_the_line_of_the_switch_is_plausible(table):
+    """It starts above a collective's launch and is mostly bandwidth from the smallest payload of its fit on.
+
+    Its constant is the intercept of a line through large all-reduces, not the time of a launch: it stands for the rate
+    that still grows with size. A constant above the wire time of that smallest payload would be no fit of a line.
+    """
+    efficiency = {key: plain(value) for key, value in table["efficiency"].items() if key != "source"}
+    assert ("in_switch_s" in efficiency) == ("network_in_switch" in efficiency)
+    if "in_switch_s" not in efficiency:
+        return
+    smallest = (128 if table["accelerator"]["architecture"] == "blackwell" else 32) * 2**20
+    rate = efficiency["network_in_switch"] * plain(table["tiers"][0]["bytes_per_s"])
+    assert efficiency["collective_s"] < efficiency["in_switch_s"] < smallest * (1 + 1 / 8) / rate
 
 
 def test_the_document_lists_every_profile(table):
