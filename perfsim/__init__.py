@@ -11,6 +11,7 @@ a baseline.
 """
 
 from perfsim import cost
+from perfsim.conditions import Conditions, Slowdown
 from perfsim.errors import DeadlockError, InputError, PerfsimError, SimulationError
 from perfsim.ops.build import operator_graph
 from perfsim.ops.graph import OperatorGraph
@@ -26,7 +27,9 @@ from perfsim.spec.workload import Workload
 from perfsim.study.archive import load_result, save_result
 from perfsim.study.claims import Claim, deployment_claims
 from perfsim.study.compare import Comparison, compare
+from perfsim.study.crossover import crossover
 from perfsim.study.deployment import draw_deployment, write_deployment
+from perfsim.study.sweep import SweepInterruptedError, scenario_at, sweep
 from perfsim.version import __version__
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "Claim",
     "Cluster",
     "Comparison",
+    "Conditions",
     "DeadlockError",
     "Efficiency",
     "InputError",
@@ -45,11 +49,14 @@ __all__ = [
     "Result",
     "Scenario",
     "SimulationError",
+    "Slowdown",
+    "SweepInterruptedError",
     "VerificationReport",
     "Workload",
     "__version__",
     "compare",
     "cost",
+    "crossover",
     "deployment_claims",
     "draw_deployment",
     "list_models",
@@ -61,6 +68,8 @@ __all__ = [
     "load_scenario",
     "operator_graph",
     "save_result",
+    "scenario_at",
     "simulate",
+    "sweep",
     "write_deployment",
 ]

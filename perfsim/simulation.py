@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
+from perfsim.conditions import Conditions, check_conditions, disturbances_of
 from perfsim.errors import Faults
 from perfsim.ops.flop import closed_form_flop
 from perfsim.ops.graph import OperatorGraph
@@ -20,13 +18,18 @@ from perfsim.sim.timeline import Timeline
 from perfsim.spec.scenario import Scenario
 from perfsim.units import format_bytes, format_seconds, seconds
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["DETAILS", "ENGINES", "Result", "simulate"]
 
 ENGINES = ("compiled", "simpy")
 DETAILS = ("folded", "full")
 
 
-def simulate(scenario: Scenario, *, engine: str = "compiled", detail: str = "folded") -> Result:
+def simulate(
+    scenario: Scenario, *, engine: str = "compiled", detail: str = "folded", conditions: Conditions | None = None
+) -> Result:
     """Simulate a scenario.
 
     Parameters
@@ -37,6 +40,9 @@ def simulate(scenario: Scenario, *, engine: str = "compiled", detail: str = "fol
     detail : str
         ``folded`` simulates one of the devices that do the same, ``full`` all of them; both give the same times to the
         bit, and the reports show every device either way.
+    conditions : Conditions, optional
+        What interferes while the plan runs: slow devices, jitter, shared links. Only ``engine="simpy"`` with
+        ``detail="full"`` follows them.
 
     Returns
     -------
@@ -45,7 +51,8 @@ def simulate(scenario: Scenario, *, engine: str = "compiled", detail: str = "fol
     Raises
     ------
     InputError
-        `engine` or `detail` is unknown.
+        `scenario` is none, `engine` or `detail` is unknown, the work takes longer than times can hold, or `conditions`
+        are given to an engine that does not follow them or name what the scenario does not have.
 
     Examples
     --------
@@ -55,22 +62,32 @@ def simulate(scenario: Scenario, *, engine: str = "compiled", detail: str = "fol
     16
     """
     faults = Faults("simulate")
+    faults.instance("scenario", scenario, Scenario)
     faults.choice("engine", engine, ENGINES)
     faults.choice("detail", detail, DETAILS)
+    if conditions is not None and faults.instance("conditions", conditions, Conditions):
+        if (engine, detail) != ("simpy", "full"):
+            way_out = 'simulate(..., engine="simpy", detail="full", conditions=...)'
+            faults.add("engine, detail", (engine, detail), "must be simpy and full where conditions are given", way_out)
+        elif isinstance(scenario, Scenario):
+            check_conditions(conditions, scenario, faults.inside("conditions"))
     faults.raise_if_any()
     program = make_program(scenario, folded=detail == "folded")
-    return Result(scenario, Run(program, Timeline(program.task_graph, _run(program, engine))), engine, detail)
+    return Result(scenario, Run(program, _run(program, engine, conditions)), engine, detail, conditions)
 
 
-def _run(program: Program, engine: str) -> NDArray[np.int64]:
+def _run(program: Program, engine: str, conditions: Conditions | None) -> Timeline:
     """Run a program on one of the engines, which bring heavy libraries with them."""
+    graph = program.task_graph
     if engine == "compiled":
         from perfsim.sim.compiled import run_compiled
 
-        return run_compiled(program.task_graph)
-    from perfsim.sim.events import run_simpy
+        return Timeline(graph, run_compiled(graph))
+    from perfsim.sim.events import run_disturbed, run_simpy
 
-    return run_simpy(program.task_graph, program.describe)
+    if conditions is None:
+        return Timeline(graph, run_simpy(graph, program.describe))
+    return Timeline(*run_disturbed(graph, disturbances_of(program, conditions), program.describe))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +101,15 @@ class Result:
         The program and the times of its tasks.
     engine, detail : str
         How it was simulated.
+    conditions : Conditions or None
+        What interfered.
     """
 
     scenario: Scenario
     run: Run = field(repr=False)
     engine: str = "compiled"
     detail: str = "folded"
+    conditions: Conditions | None = None
 
     @property
     def makespan_s(self) -> float:
@@ -196,6 +216,8 @@ class Result:
     @property
     def summary(self) -> pd.Series:
         """The main figures."""
+        import pandas as pd
+
         stage_busy_s = self.load_balance.groupby("stage")["busy_s"].mean()
         return pd.Series(
             {

@@ -21,6 +21,7 @@ HEAVY = {"dask", "matplotlib", "networkx", "numba", "pygraphviz", "scipy", "simp
 # What a room may import besides itself: whole rooms, or single modules of a room.
 BELOW_COST = ["errors", "units", "spec", "ops"]
 BELOW_SIMULATION = [*BELOW_COST, "cost", "memory", "schedule", "sim", "report"]
+WITH_SIMULATION = [*BELOW_SIMULATION, "conditions", "simulation"]
 ALLOWED = {
     "version": [],
     "errors": [],
@@ -32,10 +33,11 @@ ALLOWED = {
     "schedule": [*BELOW_COST, "cost"],
     "sim": ["errors", "units", "schedule.taskgraph"],
     "report": ["errors", "units", "spec", "ops", "cost", "memory", "schedule", "sim"],  # docs/adr/0002
-    "simulation": BELOW_SIMULATION,
-    "serving": [*BELOW_SIMULATION, "simulation"],
-    "study": [*BELOW_SIMULATION, "simulation", "serving", "version"],
-    "cli": [*BELOW_SIMULATION, "simulation", "serving", "study", "version"],
+    "conditions": BELOW_SIMULATION,
+    "simulation": [*BELOW_SIMULATION, "conditions"],
+    "serving": WITH_SIMULATION,
+    "study": [*WITH_SIMULATION, "serving", "version"],
+    "cli": [*WITH_SIMULATION, "serving", "study", "version"],
     "__main__": ["cli"],  # python -m perfsim
 }
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from perfsim.errors import DeadlockError
 from perfsim.schedule.taskgraph import TaskGraph
+from perfsim.sim.jit import compiled
 
 __all__ = ["run_compiled"]
 
@@ -41,7 +41,7 @@ def run_compiled(graph: TaskGraph) -> NDArray[np.int64]:
     return ends
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _one_pass(duration_ps, offsets, predecessors, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Every predecessor stands above its task, so its end is known when the task comes."""
     first = offsets[0]

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from perfsim.schedule.taskgraph import Period
+from perfsim.sim.jit import compiled
 
 __all__ = ["Lifetimes", "Points", "solve_points"]
 
@@ -87,7 +87,7 @@ def solve_points(
     return makespan_ps, first_ps, peak_bytes
 
 
-@njit(cache=True)
+@compiled
 def _solve(waits, lags, durations, lifetimes, points, makespan, first, peak):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Run each shape once, as far as its points need, and read every point off."""
     num_points, rows = len(points.shape), durations.shape[1]
@@ -125,7 +125,7 @@ def _solve(waits, lags, durations, lifetimes, points, makespan, first, peak):  #
         begin = end
 
 
-@njit(cache=True)
+@compiled
 def _end(ends, cycle, growth, index, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """End of a row in any period: recorded, or so many cycles after a recorded one."""
     known = len(ends)
@@ -135,7 +135,7 @@ def _end(ends, cycle, growth, index, row):  # type: ignore[no-untyped-def]  # no
     return ends[index - cycles * cycle, row] + cycles * growth
 
 
-@njit(cache=True)
+@compiled
 def _largest(values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The largest of some numbers that are at least 0."""
     largest = 0
@@ -144,7 +144,7 @@ def _largest(values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return largest
 
 
-@njit(cache=True)
+@compiled
 def _row_max(ends, cycle, growth, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """End of a period; every row ends after its counterpart in the period before, so this is the makespan so far."""
     latest = 0
@@ -153,7 +153,7 @@ def _row_max(ends, cycle, growth, index):  # type: ignore[no-untyped-def]  # noq
     return latest
 
 
-@njit(cache=True)
+@compiled
 def _step(waits, durations, ends, cycle, growth, index, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Compute the ends of one period from those before it."""
     offsets, rows, lags = waits
@@ -168,12 +168,13 @@ def _step(waits, durations, ends, cycle, growth, index, out):  # type: ignore[no
         out[row] = start + durations[row]
 
 
-@njit(cache=True)
+@compiled
 def _run(waits, lags, durations, most):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Compute periods until they repeat or there are `most`; the ends, and the cycle with its growth (0 where none)."""
     rows = len(durations)
     ends = np.empty((min(most, 16), rows), np.int64)
-    alike = np.zeros(lags + 1, np.int64)  # for each length of a cycle, periods in a row that repeat with it
+    # For each length of a cycle, by how much the last period grew with it, and how many in a row grew by so much.
+    grown, alike = np.zeros(lags + 1, np.int64), np.zeros(lags + 1, np.int64)
     for index in range(most):
         if index == len(ends):
             longer = np.empty((min(most, 2 * len(ends)), rows), np.int64)
@@ -188,13 +189,15 @@ def _run(waits, lags, durations, most):  # type: ignore[no-untyped-def]  # noqa:
             same = growth > 0
             for row in range(rows):
                 same = same and ends[index, row] - ends[index - cycle, row] == growth
+            if growth != grown[cycle]:
+                grown[cycle], alike[cycle] = growth, 0
             alike[cycle] = alike[cycle] + 1 if same else 0
             if alike[cycle] >= lags:
                 return ends[: index + 1], cycle, growth
     return ends[:most], 1, 0
 
 
-@njit(cache=True)
+@compiled
 def _enough_periods(ends, cycle, growth, durations, lifetimes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Periods after which nothing new lives together: the recorded ones and those that overlap them."""
     known = len(ends)
@@ -213,7 +216,7 @@ def _enough_periods(ends, cycle, growth, durations, lifetimes):  # type: ignore[
     return known + cycle * (longest // growth + 3)
 
 
-@njit(cache=True)
+@compiled
 def _peak(place, shown, ends, cycle, growth, last, shift, rest, durations, lifetimes, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Sweep over the instants of one place, allocations after what is freed at the same instant."""
     periods = shown + (1 if rest >= 0 else 0)
@@ -244,7 +247,7 @@ def _peak(place, shown, ends, cycle, growth, last, shift, rest, durations, lifet
     return most
 
 
-@njit(cache=True)
+@compiled
 def _insert(key, change, events, new_key, new_change):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Insert an event in order; periods follow each other, so it belongs near the end."""
     position = events

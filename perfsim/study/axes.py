@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perfsim.errors import Faults, InputError
+from perfsim.errors import Fault, Faults, InputError
 from perfsim.spec.files import to_plain
 from perfsim.spec.plan import Plan
 from perfsim.spec.scenario import Scenario, field_path, replace_nested
@@ -22,6 +23,8 @@ SIZES = ("workload.batch_size", "workload.sequence_length", "plan.microbatch_siz
 """Axes along which one scenario is evaluated as a whole, by arrays."""
 
 _PARTS = ("cluster", "model", "plan", "workload")
+_TRIED = 1000
+"""Combinations of the other axes with which a value is tried before it is refused."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,13 @@ class Axes:
 
     @cached_property
     def _work_order(self) -> tuple[int, ...]:
-        """Positions of the axes with those along which a scenario is evaluated as a whole last."""
-        return tuple(sorted(range(len(self.axes)), key=lambda i: self.axes[i].path in SIZES))
+        """Positions of the axes, those last along which most is shared: clusters share layouts, sizes everything."""
+
+        def shared(i: int) -> int:
+            path = self.axes[i].path
+            return 2 if path in SIZES else int(path.partition(".")[0] == "cluster")
+
+        return tuple(sorted(range(len(self.axes)), key=shared))
 
     def in_work_order(self, first: int, last: int) -> NDArray[np.int64]:
         """Points number `first` to `last` in an order in which points of one scenario stand together."""
@@ -131,16 +139,17 @@ def read_axes(scenario: Scenario, axes: Mapping[str, Any]) -> Axes:
     faults = Faults("sweep")
     if not axes:
         faults.add("axes", {}, "must name at least one field to vary", "such as batch_size=[64, 128]")
-    read = [axis for name, values in axes.items() if (axis := _read_axis(scenario, name, values, faults)) is not None]
+    read = [axis for name, values in axes.items() if (axis := _read_axis(name, values, faults)) is not None]
     paths = [axis.path for axis in read]
     for axis in read:
         if paths.count(axis.path) > 1:
             faults.add(axis.name, "...", f"varies {axis.path}, which another axis varies too", "leave one out")
+        _check_values(scenario, axis, [other for other in read if other is not axis], faults)
     faults.raise_if_any()
     return Axes(tuple(read))
 
 
-def _read_axis(scenario: Scenario, name: str, values: Any, faults: Faults) -> Axis | None:
+def _read_axis(name: str, values: Any, faults: Faults) -> Axis | None:
     path = name if name in _PARTS else field_path(name, faults)
     labels: tuple[Any, ...] | None = None
     if isinstance(values, Mapping):
@@ -155,11 +164,6 @@ def _read_axis(scenario: Scenario, name: str, values: Any, faults: Faults) -> Ax
         faults.add(name, [], "must have at least one value")
     if path is None or not values:
         return None
-    before = len(faults.found)
-    for value in values:
-        _check_value(scenario, path, value, faults)
-    if len(faults.found) > before:
-        return None
     if labels is None:
         labels = tuple(_label(value) for value in values) if path in _PARTS else values
     if len(set(map(repr, labels))) < len(labels):
@@ -167,18 +171,39 @@ def _read_axis(scenario: Scenario, name: str, values: Any, faults: Faults) -> Ax
     return Axis(name, path, values, labels)
 
 
-def _check_value(scenario: Scenario, path: str, value: Any, faults: Faults) -> None:
-    """Record a value that can never stand in its field; what only the other axes forbid is a point's own reason."""
-    part, _, field = path.partition(".")
+def _check_values(scenario: Scenario, axis: Axis, others: list[Axis], faults: Faults) -> None:
+    """Record values that can never stand in their field; what only other axes forbid is a point's own reason."""
+    part, _, field = axis.path.partition(".")
     if not field:
-        faults.instance(path, value, type(getattr(scenario, part)))
+        for value in axis.values:
+            faults.instance(axis.name, value, type(getattr(scenario, part)))
         return
+    beside = [
+        [(other.path.partition(".")[2], value) for value in other.values]
+        for other in others
+        if other.path.startswith(f"{part}.") and other.path not in SIZES
+    ]
+    for value in axis.values:
+        # Sizes may be any positive whole numbers, and there may be millions of them.
+        if axis.path in SIZES and type(value) is int and value > 0:
+            continue
+        first: list[Fault] = []
+        for combination in islice(product(*beside), _TRIED):
+            found = _faults_of(getattr(scenario, part), axis.path, {**dict(combination), field: value})
+            first = first or found
+            if not found:
+                break
+        else:
+            faults.found += first
+
+
+def _faults_of(part: Any, path: str, changes: dict[str, Any]) -> list[Fault]:
+    """What is wrong with the field `path` of a part after some changes; other fields may vary too."""
     try:
-        replace_nested(getattr(scenario, part), {field: value})
+        replace_nested(part, changes)
     except InputError as error:
-        # A fault of another field comes from what else the part holds, and that may vary too.
-        last = field.rpartition(".")[2]
-        faults.found += [fault for fault in error.faults if fault.field.rpartition(".")[2] == last]
+        return [fault for fault in error.faults if f"{fault.field}.".startswith(f"{path}.")]
+    return []
 
 
 def _label(value: Any) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from perfsim.errors import InputError
 from perfsim.spec.scenario import Scenario, changed_parts
 from perfsim.study.axes import SIZES, Axes
-from perfsim.study.points import Sizes, evaluate
+from perfsim.study.points import Layouts, Sizes, evaluate
 from perfsim.units import GB, format_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["evaluate_block"]
 
@@ -39,15 +41,17 @@ def evaluate_block(scenario: Scenario, axes: Axes, points: Integers) -> pd.DataF
     DataFrame
         Indexed by the points.
     """
+    import pandas as pd
+
     indices = axes.indices(points)
     table = _axis_columns(axes, indices)
     figures = {name: np.full(len(points), np.nan) for name in _FIGURES}
     fits, reason = np.zeros(len(points), bool), np.full(len(points), "", dtype=object)
-    columns = _Columns(figures, fits, reason)
+    columns, layouts = _Columns(figures, fits, reason), Layouts()
     for group in _groups(indices):
         changes = {axis.path: axis.values[indices[axis.path][group[0]]] for axis in axes.axes if axis.path not in SIZES}
         values = {path: np.array(axis.values)[indices[path][group]] for path in SIZES if (axis := axes.by_path(path))}
-        _evaluate_group(scenario, changes, values, group, columns)
+        _evaluate_group(scenario, changes, values, group, columns, layouts=layouts)
     return pd.DataFrame({**table, **figures, "fits": fits, "reason": reason.astype(str)}, index=points)
 
 
@@ -60,6 +64,8 @@ class _Columns(NamedTuple):
 
 
 def _axis_columns(axes: Axes, indices: dict[str, Integers]) -> dict[str, Any]:
+    import pandas as pd
+
     columns: dict[str, Any] = {}
     for axis in axes.axes:
         for name, values in axis.columns().items():
@@ -78,8 +84,9 @@ def _groups(indices: dict[str, Integers]) -> list[Integers]:
 
 
 def _evaluate_group(
-    scenario: Scenario, changes: dict[str, Any], values: dict[str, NDArray[Any]], group: Integers, columns: _Columns
-) -> None:
+    scenario: Scenario, changes: dict[str, Any], values: dict[str, NDArray[Any]], group: Integers, columns: _Columns,
+    *, layouts: Layouts,
+) -> None:  # fmt: skip
     """Fill in the points of one scenario; what makes a point impossible becomes its reason."""
     try:
         parts = changed_parts(scenario, changes)
@@ -90,7 +97,7 @@ def _evaluate_group(
         group, sizes = group[possible], sizes.where(possible)
         if len(group):
             base = _first(parts, sizes)
-            _fill(base, evaluate(base, sizes), group, columns)
+            _fill(base, evaluate(base, sizes, layouts), group, columns)
     except InputError as error:
         columns.reason[group] = _words(error)
 

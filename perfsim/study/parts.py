@@ -6,13 +6,14 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from perfsim.errors import InputError
 from perfsim.study.output import replace_file
 from perfsim.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Parts"]
 
@@ -83,6 +84,8 @@ class Parts:
         return sorted(self.folder.glob("part-*.parquet"))
 
     def _read(self, path: Path, first: int) -> pd.DataFrame:
+        import pandas as pd
+
         try:
             frame = pd.read_parquet(path)
         except (OSError, ValueError) as error:

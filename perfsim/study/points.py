@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 from perfsim.memory import activation_buffers, resident_memory
 from perfsim.ops.build import sized_graph, tokens_of
 from perfsim.ops.flop import matrix_flop
+from perfsim.ops.graph import OperatorGraph
 from perfsim.schedule.expand import is_too_long, period_of
 from perfsim.schedule.program import operator_picoseconds, price_graph
-from perfsim.schedule.taskgraph import Lists
+from perfsim.schedule.taskgraph import Lists, Period
 from perfsim.schedule.template import Template, make_template
-from perfsim.sim.periodic import Lifetimes, Points, solve_points
 from perfsim.spec.scenario import Scenario
 from perfsim.units import seconds
 
-__all__ = ["Sizes", "evaluate"]
+if TYPE_CHECKING:
+    from perfsim.sim.periodic import Lifetimes
+
+__all__ = ["Layouts", "Sizes", "evaluate"]
 
 Integers = NDArray[np.int64]
 
@@ -44,7 +47,35 @@ class Sizes:
         return Sizes(self.batch_size[chosen], self.sequence_length[chosen], self.microbatch_size[chosen])
 
 
-def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """What does not depend on the prices: the graph of all shapes, the template and what each row waits for."""
+
+    graph: OperatorGraph
+    template: Template
+    period: Period
+    lifetimes: Lifetimes
+
+
+class Layouts:
+    """The layout of the last scenario, for the next: clusters that differ only in their speeds share one."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[Any, ...], _Layout] = {}
+
+    def of(self, scenario: Scenario, shapes: Integers) -> _Layout:
+        """Give the layout of a scenario for some shapes."""
+        # Of a cluster only the domains matter: they say which tiers a group of devices spans.
+        domains = tuple(tier.domain_size for tier in scenario.cluster.tiers)
+        key = (scenario.model, scenario.plan, scenario.workload, domains, shapes.tobytes())
+        if key not in self._last:
+            graph = sized_graph(scenario, tokens_of(scenario, shapes[:, 0].astype(float), shapes[:, 1].astype(float)))
+            template = make_template(graph, folded=True)
+            self._last = {key: _Layout(graph, template, period_of(template), _lifetimes(template, shapes))}
+        return self._last[key]
+
+
+def evaluate(scenario: Scenario, sizes: Sizes, layouts: Layouts | None = None) -> dict[str, NDArray[Any]]:
     """Compute every point: the times that `simulate` gives, to the bit, and its memory peaks.
 
     Parameters
@@ -53,6 +84,8 @@ def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray[Any]]:
         Its own batch, sequence and microbatch do not matter.
     sizes : Sizes
         Of points that the scenario allows: batches are multiples of its replicas.
+    layouts : Layouts, optional
+        Shared by the scenarios of a sweep.
 
     Returns
     -------
@@ -60,24 +93,26 @@ def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray[Any]]:
         ``makespan_s``, ``tokens_per_s``, ``first_sequence_s``, ``mfu``, ``mfu_full_attention``, ``peak_bytes``,
         ``capacity_bytes``, ``fits`` and ``too_long``, which marks work that whole picoseconds cannot hold.
     """
+    from perfsim.sim.periodic import Points, solve_points
+
     replica_batch = sizes.batch_size // scenario.plan.data
     even = -(-replica_batch // scenario.plan.pipeline)
     microbatch = np.where(sizes.microbatch_size > 0, np.minimum(sizes.microbatch_size, replica_batch), even)
     count, rest = np.divmod(replica_batch, microbatch)
     shapes, shape, rest_shape = _shapes(microbatch, rest, sizes.sequence_length)
-    graph = sized_graph(scenario, tokens_of(scenario, shapes[:, 0].astype(float), shapes[:, 1].astype(float)))
-    template = make_template(graph, folded=True)
-    duration_ps = operator_picoseconds(price_graph(graph, scenario.cluster), len(shapes))[:, template.operator]
+    layout = (layouts or Layouts()).of(scenario, shapes)
+    priced = operator_picoseconds(price_graph(layout.graph, scenario.cluster), len(shapes))
+    duration_ps = priced[:, layout.template.operator]
     too_long = is_too_long(duration_ps.sum(axis=1, dtype=float)[shape] * (count + (rest > 0)))
     points = Points(shape, rest_shape, np.where(too_long, 1, count))
     order = np.lexsort((points.repeats, points.rest, points.shape))
     makespan_ps, first_ps, activation_bytes = (
         _restore(solved, order)
         for solved in solve_points(
-            period_of(template), duration_ps, _lifetimes(template, shapes), Points(*(part[order] for part in points))
+            layout.period, duration_ps, layout.lifetimes, Points(*(part[order] for part in points))
         )
     )
-    resident = resident_memory(scenario, graph, replica_batch * sizes.sequence_length)
+    resident = resident_memory(scenario, layout.graph, replica_batch * sizes.sequence_length)
     peaks = [
         stage.weights_bytes + stage.kv_cache_bytes + stage.reserve_bytes + _of_shape(stage.buffer_bytes, shape)
         for stage in resident
@@ -118,6 +153,8 @@ def _of_shape(values: object, shape: Integers) -> Integers:
 
 def _lifetimes(template: Template, shapes: Integers) -> Lifetimes:
     """Activations of a microbatch in terms of the template's rows; each stage is a place."""
+    from perfsim.sim.periodic import Lifetimes
+
     buffers = activation_buffers(template.graph)
     row_of = {int(operator): row for row, operator in enumerate(template.operator)}
     users = Lists.of([[row_of[user] for user in buffer.users] for buffer in buffers])

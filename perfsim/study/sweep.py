@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from perfsim.errors import Faults, InputError, PerfsimError
 from perfsim.spec.files import scenario_from_table, scenario_to_table
@@ -19,6 +17,9 @@ from perfsim.spec.scenario import Scenario
 from perfsim.study.axes import Axes, read_axes
 from perfsim.study.blocks import evaluate_block
 from perfsim.study.parts import Parts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SweepInterruptedError", "scenario_at", "sweep"]
 
@@ -86,6 +87,8 @@ def sweep(
     >>> perfsim.scenario_at(table.iloc[-1]) == scenario
     True
     """
+    import pandas as pd
+
     faults = Faults("sweep")
     faults.instance("scenario", scenario, Scenario)
     faults.integer("workers", workers)
@@ -194,6 +197,8 @@ def scenario_at(row: pd.Series) -> Scenario:
     >>> perfsim.scenario_at(table.iloc[1]).plan.microbatch_size
     2
     """
+    import pandas as pd
+
     text = getattr(row, "attrs", {}).get(ATTRIBUTE)
     if not isinstance(row, pd.Series) or text is None:
         raise InputError.of(
