@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perfsim.cost.arguments import check_dtype, check_quantities
 from perfsim.cost.estimate import EXTRAPOLATED, ROOFLINE, Cost
 from perfsim.cost.roofline import kernel_cost, matrix_peak_flop_per_s
-from perfsim.ops.operators import Attention
+from perfsim.errors import Faults
+from perfsim.ops.operators import ELEMENT_BYTES, Attention
 from perfsim.spec.hardware import Cluster
-from perfsim.units import DTYPE_BYTES
 
 __all__ = ["attention_cost", "attention_seconds"]
 
@@ -19,7 +20,7 @@ FUSED_HEAD_DIM = 256
 
 def attention_cost(cluster: Cluster, work: Attention, *, kv_in_l2: bool = False) -> Cost:
     """Price fused attention: scores never leave the chip, Q, K, V and the result pass memory once."""
-    keys = work.sequences * work.context_tokens * work.num_kv_heads * work.head_dim * DTYPE_BYTES[work.kv_dtype]
+    keys = work.sequences * work.context_tokens * work.num_kv_heads * work.head_dim * ELEMENT_BYTES[work.kv_dtype]
     hbm_bytes = work.read_bytes + work.written_bytes - (2 * keys if kv_in_l2 else 0)
     return kernel_cost(
         cluster,
@@ -62,7 +63,8 @@ def attention_seconds(
     Raises
     ------
     InputError
-        The device does not multiply in `dtype`.
+        A size is not a finite number above 0, sizes do not broadcast, there are fewer keys than new tokens, the device
+        does not multiply in `dtype`, or `kv_dtype` is unknown.
 
     Examples
     --------
@@ -73,6 +75,15 @@ def attention_seconds(
     >>> seconds.shape
     (2,)
     """
+    faults = Faults("attention_seconds")
+    if check_quantities(
+        faults, batch=batch, query_tokens=query_tokens, context_tokens=context_tokens, num_heads=num_heads,
+        num_kv_heads=num_kv_heads, head_dim=head_dim,
+    ):  # fmt: skip
+        _check_context(query_tokens, context_tokens, faults)
+    check_dtype(cluster, dtype, faults)
+    faults.choice("kv_dtype", kv_dtype, ELEMENT_BYTES)
+    faults.raise_if_any()
     work = Attention(
         sequences=np.asarray(batch, float),
         query_tokens=np.asarray(query_tokens, float),
@@ -85,3 +96,12 @@ def attention_seconds(
         causal=causal,
     )
     return np.asarray(attention_cost(cluster, work, kv_in_l2=kv_in_l2).seconds)
+
+
+def _check_context(query_tokens: ArrayLike, context_tokens: ArrayLike, faults: Faults) -> None:
+    """Record a context that lacks some of the new tokens, with the first such point."""
+    query, context = np.broadcast_arrays(query_tokens, context_tokens)
+    short = context < query
+    if short.any():
+        first = query[short][0].item()
+        faults.add("context_tokens", context[short][0].item(), f"must include the query_tokens, so be at least {first}")

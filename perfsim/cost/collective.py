@@ -32,34 +32,31 @@ def collective_cost(cluster: Cluster, work: Collective) -> Cost:
     if work.group_size == 1:
         return Cost(seconds=payload * 0.0)
     network, latency, bound = payload * 0.0, 0.0, payload * 0.0
-    share = payload
-    for tier, members in zip(cluster.tiers, work.span, strict=False):
-        if members > 1:
-            wire_s, hops_s, light_s = _one_tier(work, share, members, tier, efficiency, inner=members < work.group_size)
-            side_by_side = work.op == "all_to_all"
-            network = np.maximum(network, wire_s) if side_by_side else network + wire_s
+    parts = zip(cluster.tiers, work.tier_payload_bytes, strict=False)
+    for index, (tier, part) in enumerate(parts):
+        if work.span[index] > 1:
+            wire_s, hops_s, light_s = _one_tier(work, index, np.asarray(part, float), tier, efficiency)
+            network = np.maximum(network, wire_s) if work.op == "all_to_all" else network + wire_s
             latency = latency + hops_s
             bound = np.maximum(bound, light_s)
-        share = share if work.op == "all_to_all" else share / members
     overhead = efficiency.collective_s + latency
     return Cost(seconds=network + overhead, network_s=network, overhead_s=overhead, roofline_s=bound)
 
 
 def _one_tier(
-    work: Collective, payload: Quantity, members: int, tier: NetworkTier, efficiency: Efficiency, *, inner: bool
+    work: Collective, index: int, payload: Quantity, tier: NetworkTier, efficiency: Efficiency
 ) -> tuple[Quantity, Quantity, Quantity]:
     """Seconds on the wire, seconds of hops and speed of light of a collective's part on one tier."""
+    members = work.span[index]
     ring_bytes = payload * (members - 1) / members
     rate = tier.bytes_per_s * efficiency.network
-    hops = members - 1
-    if work.op == "all_to_all":
-        # What one device sends to the peers that this tier is the innermost to reach.
-        return ring_bytes / rate, hops * tier.latency_s, ring_bytes / tier.bytes_per_s
+    # A ring hops from neighbour to neighbour, an all-to-all to every peer that this tier is the innermost to reach.
+    hops = (members - 1) * (math.prod(work.span[:index]) if work.op == "all_to_all" else 1)
     if work.op != "all_reduce":
         return ring_bytes / rate, hops * tier.latency_s, ring_bytes / tier.bytes_per_s
     light_bytes = payload if tier.reduces_in_switch else 2 * ring_bytes
     choices = [(2 * ring_bytes / rate, 2 * hops * tier.latency_s)]
-    if not inner:
+    if members == work.group_size:  # over several tiers, each is a ring
         choices.append((2 * payload / rate, 2 * math.ceil(math.log2(members)) * tier.latency_s))
         if tier.reduces_in_switch:
             in_switch_bytes = payload * (1 + 1 / members)
@@ -109,7 +106,8 @@ def collective_seconds(
     Raises
     ------
     InputError
-        An unknown kind or algorithm, or a group larger than the cluster.
+        An unknown kind or algorithm, bytes that are not finite numbers of at least 0, or a group larger than the
+        cluster.
 
     Examples
     --------
@@ -122,6 +120,7 @@ def collective_seconds(
     faults = Faults("collective_seconds")
     faults.choice("kind", kind, KINDS)
     faults.choice("algorithm", algorithm, ALGORITHMS)
+    faults.quantities("payload_bytes", payload_bytes, zero=True)
     if faults.integer("group_size", group_size, minimum=1) and group_size > cluster.num_devices:
         faults.add(
             "group_size", group_size, f"must be at most the {cluster.num_devices} devices of {cluster.name}",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perfsim.cost.arguments import check_quantities
 from perfsim.cost.estimate import Cost
 from perfsim.cost.roofline import kernel_cost
+from perfsim.errors import Faults
 from perfsim.ops.operators import Elementwise
 from perfsim.spec.hardware import Cluster
 
@@ -41,6 +43,11 @@ def elementwise_seconds(
     ndarray
         Seconds.
 
+    Raises
+    ------
+    InputError
+        `op` has no name, bytes are not finite numbers of at least 0, or they do not broadcast.
+
     Examples
     --------
     >>> import perfsim
@@ -48,5 +55,9 @@ def elementwise_seconds(
     >>> perfsim.cost.elementwise_seconds(cluster, op="layernorm", read_bytes=[1e6, 1e8], written_bytes=[1e6, 1e8]).shape
     (2,)
     """
+    faults = Faults("elementwise_seconds")
+    faults.text("op", op)
+    check_quantities(faults, zero=True, read_bytes=read_bytes, written_bytes=written_bytes)
+    faults.raise_if_any()
     work = Elementwise(op, np.asarray(read_bytes, float), np.asarray(written_bytes, float))
     return np.asarray(elementwise_cost(cluster, work).seconds)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perfsim.cost.arguments import check_dtype, check_quantities
 from perfsim.cost.estimate import Cost
 from perfsim.cost.roofline import kernel_cost, matrix_peak_flop_per_s
+from perfsim.errors import Faults
 from perfsim.ops.operators import MatMul
 from perfsim.spec.hardware import Cluster
 
@@ -48,7 +50,7 @@ def matmul_seconds(
     Raises
     ------
     InputError
-        The device does not multiply in `dtype`.
+        A size is not a finite number above 0, sizes do not broadcast, or the device does not multiply in `dtype`.
 
     Examples
     --------
@@ -58,5 +60,9 @@ def matmul_seconds(
     >>> bool(seconds[1] > 4 * seconds[0])
     True
     """
+    faults = Faults("matmul_seconds")
+    check_quantities(faults, m=m, n=n, k=k)
+    check_dtype(cluster, dtype, faults)
+    faults.raise_if_any()
     work = MatMul(np.asarray(m, float), np.asarray(n, float), np.asarray(k, float), dtype)
     return np.asarray(matmul_cost(cluster, work, weights_in_l2=weights_in_l2).seconds)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from perfsim.cost.arguments import check_dtype
 from perfsim.cost.estimate import ROOFLINE, Cost
-from perfsim.errors import InputError
+from perfsim.errors import Faults
 from perfsim.ops.operators import Quantity
 from perfsim.spec.hardware import Cluster
 
@@ -23,11 +24,10 @@ def matrix_peak_flop_per_s(cluster: Cluster, dtype: str) -> float:
     InputError
         The device does not multiply in `dtype`.
     """
-    peaks = cluster.accelerator.peak_flop_per_s
-    if dtype not in peaks:
-        known = ", ".join(peaks)
-        raise InputError.of("dtype", dtype, f"must be a dtype that {cluster.accelerator.name} multiplies in ({known})")
-    return float(peaks[dtype])
+    faults = Faults()
+    check_dtype(cluster, dtype, faults)
+    faults.raise_if_any()
+    return float(cluster.accelerator.peak_flop_per_s[dtype])
 
 
 def kernel_cost(

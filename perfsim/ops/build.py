@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from perfsim.errors import Faults
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.layers import REPLICATED, SHARDED, Slot, Tokens, Weight, layer_operators
 from perfsim.ops.nodes import Edge, Operator, Tensor
@@ -26,9 +27,17 @@ def operator_graph(scenario: Scenario, microbatch_size: int | None = None) -> Op
     Returns
     -------
     OperatorGraph
+
+    Raises
+    ------
+    InputError
+        The microbatch size is not a whole number of at least 1.
     """
     size = scenario.microbatch_size if microbatch_size is None else microbatch_size
-    return sized_graph(scenario, tokens_of(scenario, size, scenario.workload.sequence_length))
+    faults = Faults()
+    faults.integer("microbatch_size", size)
+    faults.raise_if_any()
+    return sized_graph(scenario, tokens_of(scenario, int(size), scenario.workload.sequence_length))
 
 
 def tokens_of(scenario: Scenario, microbatch_size: Quantity, sequence_length: Quantity) -> Tokens:

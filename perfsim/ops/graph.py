@@ -7,11 +7,10 @@ shapes are of the whole batch, device shapes of one device's share of one microb
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from perfsim.ops.graph_json import dag_from_text, dag_to_table
+from perfsim.ops.graph_json import dag_from_text, dag_to_text
 from perfsim.ops.nodes import Dag
 from perfsim.ops.verify import VerificationReport, verify_graph
 
@@ -74,6 +73,11 @@ class OperatorGraph(Dag):
     def to_json(self) -> str:
         """Write the graph as JSON; `from_json` reads it back to an equal graph.
 
+        Raises
+        ------
+        InputError
+            The graph stands for many sizes at once.
+
         Examples
         --------
         >>> import perfsim
@@ -81,7 +85,7 @@ class OperatorGraph(Dag):
         >>> perfsim.OperatorGraph.from_json(graph.to_json()) == graph
         True
         """
-        return json.dumps(dag_to_table(self), indent=1)
+        return dag_to_text(self)
 
     @classmethod
     def from_json(cls, text: str) -> OperatorGraph:

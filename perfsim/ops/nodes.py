@@ -23,9 +23,9 @@ class Tensor:
     Attributes
     ----------
     name : str
-    shape : tuple of int
+    shape : tuple of three int
         Of the whole batch: sequences, tokens, width.
-    device_shape : tuple of int
+    device_shape : tuple of three int
         What one device holds of one microbatch.
     placement : str
         How tensor ranks hold the last axis: ``replicated``, ``sharded``, or ``partial`` (each holds a summand).
@@ -33,8 +33,8 @@ class Tensor:
     """
 
     name: str
-    shape: tuple[int, ...]
-    device_shape: tuple[int, ...]
+    shape: tuple[int, int, int]
+    device_shape: tuple[int, int, int]
     placement: str
     dtype: str
 

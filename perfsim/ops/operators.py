@@ -5,6 +5,7 @@ Every size may be an array, so that a sweep prices all its points at once; FLOP 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,21 @@ import numpy as np
 
 from perfsim.units import DTYPE_BYTES
 
-__all__ = ["Attention", "Collective", "Elementwise", "MatMul", "Nothing", "Transfer", "Work", "attended_pairs"]
+__all__ = [
+    "ELEMENT_BYTES",
+    "Attention",
+    "Collective",
+    "Elementwise",
+    "MatMul",
+    "Nothing",
+    "Transfer",
+    "Work",
+    "attended_pairs",
+]
+
+ELEMENT_BYTES = {**DTYPE_BYTES, "fp4": 0.5}
+"""Bytes of one element in a kernel. In four bits only kernels are priced, without the scales of their blocks: tensors
+and caches of a plan have whole bytes."""
 
 Quantity = Any
 """A number or an array of numbers that broadcasts against its neighbours."""
@@ -39,17 +54,17 @@ class MatMul:
     @property
     def weight_bytes(self) -> Quantity:
         """Bytes of the weight."""
-        return self.k * self.n * DTYPE_BYTES[self.dtype]
+        return self.k * self.n * ELEMENT_BYTES[self.dtype]
 
     @property
     def read_bytes(self) -> Quantity:
         """Bytes of both operands."""
-        return self.m * self.k * DTYPE_BYTES[self.dtype] + self.weight_bytes
+        return self.m * self.k * ELEMENT_BYTES[self.dtype] + self.weight_bytes
 
     @property
     def written_bytes(self) -> Quantity:
         """Bytes of the result."""
-        return self.m * self.n * DTYPE_BYTES[self.dtype]
+        return self.m * self.n * ELEMENT_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -82,14 +97,14 @@ class Attention:
     @property
     def read_bytes(self) -> Quantity:
         """Bytes of Q, K and V."""
-        query = self.sequences * self.query_tokens * self.num_heads * self.head_dim * DTYPE_BYTES[self.dtype]
-        keys = self.sequences * self.context_tokens * self.num_kv_heads * self.head_dim * DTYPE_BYTES[self.kv_dtype]
+        query = self.sequences * self.query_tokens * self.num_heads * self.head_dim * ELEMENT_BYTES[self.dtype]
+        keys = self.sequences * self.context_tokens * self.num_kv_heads * self.head_dim * ELEMENT_BYTES[self.kv_dtype]
         return query + 2 * keys
 
     @property
     def written_bytes(self) -> Quantity:
         """Bytes of the result."""
-        return self.sequences * self.query_tokens * self.num_heads * self.head_dim * DTYPE_BYTES[self.dtype]
+        return self.sequences * self.query_tokens * self.num_heads * self.head_dim * ELEMENT_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ class Collective:
     @property
     def group_size(self) -> int:
         """Devices of the group."""
-        return int(np.prod(self.span))
+        return math.prod(self.span)
 
     @property
     def read_bytes(self) -> Quantity:
@@ -139,14 +154,22 @@ class Collective:
         return self.payload_bytes / self.group_size if self.op == "reduce_scatter" else self.payload_bytes
 
     @property
+    def tier_payload_bytes(self) -> tuple[Quantity, ...]:
+        """Part of the payload that the members of each network tier exchange.
+
+        Rings go from tier to tier: the members of a domain work on shares of the payload, and each passes only its own
+        on to the tier above. An all-to-all sends everything at once: what is meant for other domains skips the tier.
+        """
+        if self.op == "all_to_all":
+            return tuple(self.payload_bytes / math.prod(self.span[tier + 1 :]) for tier in range(len(self.span)))
+        return tuple(self.payload_bytes / math.prod(self.span[:tier]) for tier in range(len(self.span)))
+
+    @property
     def wire_bytes(self) -> tuple[Quantity, ...]:
         """Bytes that one device sends at each network tier, as rings inside and across the domains send them."""
-        share, sent = self.payload_bytes, []
-        for members in self.span:
-            ring = share * (members - 1) / members
-            sent.append(2 * ring if self.op == "all_reduce" else ring)
-            share = share / members
-        return tuple(sent)
+        trips = 2 if self.op == "all_reduce" else 1
+        shares = zip(self.tier_payload_bytes, self.span, strict=True)
+        return tuple(trips * (share * (members - 1) / members) for share, members in shares)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def operator_faults(operator: Operator, graph: Dag, device_sequences: int) -> li
 
 
 def _tensor_faults(tensor: Tensor, graph: Dag, device_sequences: int) -> list[str]:
-    """The whole shape is that of the workload, and a device's share follows from it, the microbatch and the placement."""
+    """The whole shape is that of the workload; a device's share follows from it, the microbatch and the placement."""
     if len(tensor.shape) != len(tensor.device_shape) or len(tensor.shape) != _AXES:
         return [
             f"{tensor.name} has the shapes {list(tensor.shape)} and {list(tensor.device_shape)}, not three axes each"

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from perfsim.ops.flop import closed_form_flop, device_flop
 from perfsim.ops.layers import Tokens, layer_operators
@@ -18,6 +17,9 @@ from perfsim.ops.nodes import Dag
 from perfsim.ops.shape_rules import edge_faults, operator_faults
 from perfsim.ops.structure_rules import layer_faults, missing_points, strangers
 from perfsim.units import format_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["BALANCE_TOLERANCE", "Check", "VerificationReport", "verify_graph"]
 
@@ -85,6 +87,8 @@ class VerificationReport:
 
     def to_frame(self) -> pd.DataFrame:
         """Give the checks as a table, one row each."""
+        import pandas as pd
+
         return pd.DataFrame([vars(check) for check in self.checks]).set_index("name")
 
 
@@ -231,7 +235,8 @@ def _balance(graph: Dag) -> Check:
 def _structure(graph: Dag) -> Check:
     """Layers have their operators, wired as they must be; stages hand over; parameters and FLOP are the model's."""
     model, plan = graph.model, graph.plan
-    tokens = Tokens(1, 1, 1, graph.workload.causal, str(graph.workload.dtype), str(graph.workload.kv_dtype))
+    dtype = graph.workload.dtype or model.dtype
+    tokens = Tokens(1, 1, 1, graph.workload.causal, dtype, graph.workload.kv_dtype or dtype)
     listed = layer_operators(model, tokens, plan.tensor, (plan.tensor,))
     faults = [fault for layer in range(model.num_hidden_layers) for fault in layer_faults(graph, layer, listed)]
     faults += strangers(graph) + missing_points(graph)

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 __all__ = ["ENTER", "LEAVE", "RELEASE", "SCHEDULE_FUNCTIONS", "SEND", "Wait", "pipelined", "sequential"]
 
 ENTER, LEAVE, SEND, RELEASE = "enter", "leave", "send", "release"
-"""Moments of a microbatch at a stage: its first operators start, its last one ends, its hand-over starts, the buffer in
-which it arrived is free again."""
+"""Moments of a microbatch at a stage: its first operators, its last ones, its hand-over to the next stage, and the
+operators that work off the buffer in which it arrived."""
+
+_HELD_BY_SENDER = 2
+"""Microbatches on a stage that have not been handed over: one under way on the link beside one that is computed."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Microbatch ``k`` comes to `moment` of `stage` when microbatch ``k - lag`` is past `after` of `after_stage`."""
+    """Microbatch ``k`` starts `moment` of `stage` once microbatch ``k - lag`` has ended `after` of `after_stage`."""
 
     moment: str
     stage: int
@@ -30,15 +33,21 @@ class Wait:
 def pipelined(num_stages: int, receive_buffers: int) -> tuple[Wait, ...]:
     """Fill and drain: a microbatch follows the one before as soon as stages and buffers are free.
 
-    A stage holds at most `receive_buffers` hand-overs that it has not worked off, so a fast stage cannot run ahead of
-    its successor without end.
+    A stage holds at most `receive_buffers` hand-overs that it has not worked off: a full set blocks the sender's link.
+    A blocked link in turn blocks the sender's computation, so a fast stage cannot pile up what it has computed. One
+    microbatch is computed while the one before is under way, so the link and the computation still overlap.
 
     Examples
     --------
-    >>> pipelined(2, receive_buffers=2)
-    (Wait(moment='send', stage=0, after='release', after_stage=1, lag=2),)
+    >>> for wait in pipelined(2, receive_buffers=3):
+    ...     print(wait)
+    Wait(moment='send', stage=0, after='release', after_stage=1, lag=3)
+    Wait(moment='enter', stage=0, after='send', after_stage=0, lag=2)
     """
-    return tuple(Wait(SEND, stage, RELEASE, stage + 1, receive_buffers) for stage in range(num_stages - 1))
+    senders = range(num_stages - 1)
+    links = (Wait(SEND, stage, RELEASE, stage + 1, receive_buffers) for stage in senders)
+    computations = (Wait(ENTER, stage, SEND, stage, _HELD_BY_SENDER) for stage in senders)
+    return (*links, *computations)
 
 
 def sequential(num_stages: int, receive_buffers: int) -> tuple[Wait, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,8 @@ from perfsim.errors import Faults
 __all__ = ["Lists", "Period", "TaskGraph", "merge_predecessors"]
 
 Index = NDArray[np.uint32]
+_MAX_STREAMS = 2**31
+"""So that one more than the last still fits in an index."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +115,7 @@ class TaskGraph:
         Raises
         ------
         InputError
-            Durations are not whole numbers of at least 0, or lists do not fit together.
+            Durations are not whole numbers of at least 0, a task names a stream twice, or lists do not fit together.
 
         Examples
         --------
@@ -120,6 +123,8 @@ class TaskGraph:
         2
         """
         durations = np.asarray(duration_ps)
+        if durations.shape == (0,):  # an empty list has no type of its own
+            durations = durations.astype(np.int64)
         faults = Faults("tasks")
         total = len(durations)
         if not np.issubdtype(durations.dtype, np.integer) or (durations < 0).any():
@@ -127,10 +132,12 @@ class TaskGraph:
         for name, lists in (("streams", streams), ("dependencies", dependencies)):
             if len(lists) != total:
                 faults.add(name, len(lists), f"must have {total} lists, one a task")
-        if any(not 0 <= row < total for rows in dependencies for row in rows):
+        if not _all_name(dependencies, total):
             faults.add("dependencies", dependencies, f"must name tasks from 0 to {total - 1}")
-        if any(stream < 0 for occupied in streams for stream in occupied):
-            faults.add("streams", streams, "must be numbers of at least 0")
+        if not _all_name(streams, _MAX_STREAMS):
+            faults.add("streams", streams, f"must be whole numbers from 0 to {_MAX_STREAMS - 1}")
+        if any(len(set(occupied)) < len(occupied) for occupied in streams):
+            faults.add("streams", streams, "must name each stream of a task once")
         faults.raise_if_any()
         rows = np.arange(total, dtype=np.int32)
         num_streams = 1 + max((stream for occupied in streams for stream in occupied), default=-1)
@@ -157,6 +164,11 @@ class TaskGraph:
     def predecessors(self) -> Lists:
         """Dependencies of each task and the tasks before it on its streams, in one list without duplicates."""
         return self.merged if self.merged is not None else merge_predecessors(self.streams, self.dependencies)
+
+
+def _all_name(lists: list[list[int]], count: int) -> bool:
+    """Whether lists hold nothing but whole numbers from 0 to below `count`."""
+    return all(isinstance(value, Integral) and 0 <= int(value) < count for values in lists for value in values)
 
 
 def merge_predecessors(streams: Lists, dependencies: Lists) -> Lists:

@@ -84,7 +84,6 @@ def test_a_dtype_that_the_device_lacks_is_refused(refused):
 
 
 @pytest.mark.parametrize("field", ["dtype", "kv_dtype"])
-@pytest.mark.xfail(strict=True, reason="raises KeyError")
 def test_a_dtype_that_nobody_has_is_refused(refused, h100, field):
     """A typo is bad input, too."""
     (fault,) = refused(attention_seconds, h100, **BASE, **{field: "bf17"})
@@ -93,14 +92,26 @@ def test_a_dtype_that_nobody_has_is_refused(refused, h100, field):
 
 @pytest.mark.parametrize("field", list(BASE))
 @pytest.mark.parametrize("value", [0, -8], ids=repr)
-@pytest.mark.xfail(strict=True, reason="sizes are not checked")
 def test_sizes_that_are_none_are_refused(refused, h100, field, value):
     """A size is above zero."""
     assert any(fault.field.endswith(field) for fault in refused(attention_seconds, h100, **{**BASE, field: value}))
 
 
-@pytest.mark.xfail(strict=True, reason="gives the pairs a negative sign")
 def test_a_context_shorter_than_the_queries_is_refused(refused, h100):
     """The context includes the new tokens."""
     faults = refused(attention_seconds, h100, **{**BASE, "context_tokens": 100})
     assert faults[0].field.endswith("context_tokens")
+
+
+def test_the_first_context_that_is_too_short_is_named(refused, h100):
+    """In arrays that broadcast."""
+    points = {**BASE, "query_tokens": [8, 16], "context_tokens": [[16], [12]]}
+    (fault,) = refused(attention_seconds, h100, **points)
+    assert (fault.field.split(".")[-1], fault.value) == ("context_tokens", 12)
+    assert "at least 16" in fault.allowed
+
+
+def test_all_faults_come_together(refused, h100):
+    """Sizes and dtypes in one error."""
+    faults = refused(attention_seconds, h100, **{**BASE, "batch": 0, "head_dim": -1}, dtype="x", kv_dtype="y")
+    assert [fault.field.split(".")[-1] for fault in faults] == ["batch", "head_dim", "dtype", "kv_dtype"]

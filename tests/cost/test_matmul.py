@@ -70,25 +70,13 @@ def test_a_dtype_that_the_device_lacks_is_refused(refused):
     assert "bf16" in fault.allowed
 
 
-@pytest.mark.xfail(strict=True, reason="raises KeyError")
 def test_a_dtype_that_nobody_has_is_refused(refused, h100):
     """A typo is bad input, too."""
     (fault,) = refused(matmul_seconds, h100, m=1, n=1, k=1, dtype="bf17")
     assert fault.value == "bf17"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(strict=True, reason="fp4 has no size")]
-            if name in {"dgx-b200", "gb200-nvl72"}
-            else [],
-        )
-        for name in perfsim.list_profiles()
-    ],
-)
+@pytest.mark.parametrize("name", perfsim.list_profiles())
 def test_every_dtype_that_a_device_has_can_be_priced(name):
     """A profile names only dtypes that have a size."""
     cluster = perfsim.load_cluster(name)
@@ -97,7 +85,6 @@ def test_every_dtype_that_a_device_has_can_be_priced(name):
 
 
 @pytest.mark.parametrize("value", [0, -8, float("nan"), "8", [64, -1]], ids=repr)
-@pytest.mark.xfail(strict=True, reason="sizes are not checked")
 def test_sizes_that_are_none_are_refused(refused, h100, value):
     """A size is above zero, in each point of an array."""
     (fault,) = refused(matmul_seconds, h100, m=value, n=64, k=64)

@@ -18,7 +18,7 @@ CLUSTERS = {name: perfsim.load_cluster(name, num_devices=4 * c.num_devices) for 
 @st.composite
 def works(draw, cluster, kind):
     """Draw work of a kind that a cluster can do."""
-    dtype = draw(st.sampled_from(sorted(set(cluster.accelerator.peak_flop_per_s) - {"fp4"})))
+    dtype = draw(st.sampled_from(sorted(cluster.accelerator.peak_flop_per_s)))
     if kind == "matmul":
         return MatMul(draw(SIZES), draw(SIZES), draw(SIZES), dtype)
     if kind == "attention":

@@ -51,6 +51,33 @@ def test_collectives_count_what_one_device_puts_in_and_gets_out(op, read, writte
     assert (work.group_size, work.read_bytes, work.written_bytes) == (8, read, written)
 
 
+@pytest.mark.parametrize(
+    ("op", "wire"),
+    [
+        ("all_reduce", (2 * 60, 2 * 10, 2 * 5)),
+        ("all_gather", (60, 10, 5)),
+        ("reduce_scatter", (60, 10, 5)),
+        ("all_to_all", (15, 20, 40)),
+    ],
+)
+def test_what_collectives_send_at_each_tier_by_hand(op, wire):
+    """Rings pass shares on outwards; of an all-to-all's sixteen parts 3 go to the domain, 4 to the next, 8 beyond."""
+    assert Collective(op, 80, (4, 2, 2)).wire_bytes == wire
+
+
+@pytest.mark.parametrize("op", ["all_gather", "reduce_scatter", "all_to_all"])
+@pytest.mark.parametrize("span", [(8,), (4, 2), (1, 8), (2, 3, 4)])
+def test_a_device_sends_all_but_its_own_part_however_the_group_is_spread(op, span):
+    """The tiers share what one tier would send."""
+    work = Collective(op, 240, span)
+    assert sum(work.wire_bytes) == pytest.approx(240 * (1 - 1 / work.group_size), rel=1e-12)
+
+
+def test_four_bits_are_half_a_byte():
+    """Two elements in one."""
+    assert MatMul(m=2, n=4, k=8, dtype="fp4").weight_bytes == 4 * 8 / 2
+
+
 def test_a_transfer_reads_and_writes_its_payload():
     """One end reads it, the other writes it."""
     assert (Transfer(80, 0).read_bytes, Transfer(80, 0).written_bytes) == (80, 80)

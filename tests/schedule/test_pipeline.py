@@ -13,10 +13,13 @@ def test_every_schedule_of_a_plan_has_its_function():
 
 @pytest.mark.parametrize("stages", [1, 2, 5])
 @pytest.mark.parametrize("buffers", [1, 2, 4])
-def test_a_pipelined_sender_waits_for_a_free_buffer(stages, buffers):
-    """One wait for each hand-over, with the buffers as its lag."""
+def test_a_pipelined_sender_waits_for_a_free_buffer_and_for_its_link(stages, buffers):
+    """Its link waits with the buffers as the lag, its computation for the hand-over before the last."""
+    links = {Wait("send", stage, "release", stage + 1, buffers) for stage in range(stages - 1)}
+    computations = {Wait("enter", stage, "send", stage, 2) for stage in range(stages - 1)}
     waits = pipelined(stages, receive_buffers=buffers)
-    assert waits == tuple(Wait("send", stage, "release", stage + 1, buffers) for stage in range(stages - 1))
+    assert set(waits) == links | computations
+    assert len(waits) == 2 * (stages - 1)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 5])

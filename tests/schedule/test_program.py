@@ -135,6 +135,34 @@ def test_a_fast_stage_fills_the_buffers_and_then_waits(improved, buffers):
     assert most_waiting(make_program(improved.with_(**changes)), 1) == buffers
 
 
+def most_in_flight(program, stage):
+    """Count the microbatches that a stage has entered and not handed over, at most."""
+    times = times_of(program)
+    entry = "split" if stage == 0 else f"stage_{stage}.receive"
+    entered = np.min([times[name][0] for name in consumers(program.graphs[0], entry)], axis=0)
+    return most_at_once(entered, times[f"stage_{stage}.send"][1])
+
+
+@given(data=st.data())
+def test_a_sender_never_has_more_than_two_microbatches_in_flight(data, small_scenarios):
+    """One on the link, one in computation, however slow what follows is."""
+    program = make_program(data.draw(small_scenarios))
+    for stage in range(program.scenario.plan.pipeline - 1):
+        assert most_in_flight(program, stage) <= 2
+
+
+@pytest.mark.parametrize("buffers", [1, 2, 5])
+@pytest.mark.parametrize("scatter_gather", [False, True])
+def test_a_fast_stage_stands_still_while_its_successor_is_busy(improved, buffers, scatter_gather):
+    """Two layers before fourteen: the first stage is ahead by what is buffered and in flight, and by no more."""
+    changes = {"layers_per_stage": (2, 14), "receive_buffers": buffers, "batch_size": 40}
+    program = make_program(improved.with_(**changes, scatter_gather=scatter_gather))
+    times = times_of(program)
+    assert most_in_flight(program, 0) == 2
+    ahead = most_at_once(times["layer_00.attention_norm"][0], times["layer_02.attention_norm"][0])
+    assert ahead <= buffers + 2 + scatter_gather
+
+
 @given(data=st.data())
 def test_more_buffers_never_take_longer(data, small_scenarios):
     """Waiting for less never takes longer."""
