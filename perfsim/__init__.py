@@ -16,6 +16,7 @@ from perfsim.errors import DeadlockError, InputError, PerfsimError, SimulationEr
 from perfsim.ops.build import operator_graph
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.verify import VerificationReport
+from perfsim.report.plot_sweep import plot_heatmap, plot_lines, plot_pareto
 from perfsim.simulation import Result, simulate
 from perfsim.spec.files import list_scenarios, load_scenario
 from perfsim.spec.hardware import Accelerator, Cluster, Efficiency, NetworkTier
@@ -67,6 +68,9 @@ __all__ = [
     "load_result",
     "load_scenario",
     "operator_graph",
+    "plot_heatmap",
+    "plot_lines",
+    "plot_pareto",
     "save_result",
     "scenario_at",
     "simulate",

@@ -50,19 +50,23 @@ def has_python(page):
 
 @pytest.mark.parametrize("page", list(filter(has_python, PAGES)), ids=name_of)
 def test_python_blocks_run_and_print_what_stands_below_them(page, tmp_path, monkeypatch):
-    """A `text` block right after a `python` block is its output; TOML examples are saved under their names."""
+    """A `text` block right after a `python` block is its output; TOML examples are saved under their names.
+
+    Blocks of a page go on from each other.
+    """
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of(page)
     for language, text, before in blocks:
         name = re.search(r"as `([\w.-]+\.toml)`[^`]*(`[^`]*`[^`]*)*$", before)
         if language == "toml" and name:
             (tmp_path / name[1]).write_text(text, encoding="utf-8")
+    names = {}
     for index, (language, code, _) in enumerate(blocks):
         if language != "python":
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code, f"{name_of(page)}, block {index}", "exec"), {})  # noqa: S102
+            exec(compile(code, f"{name_of(page)}, block {index}", "exec"), names)  # noqa: S102
         following = blocks[index + 1] if index + 1 < len(blocks) else ("", "", "-")
         if following[0] == "text" and not following[2].strip():
             assert printed.getvalue().rstrip() == following[1].rstrip()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from perfsim.report.lanes import Run
 from perfsim.sim.timeline import union_ps
 from perfsim.units import seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["IDLE", "KINDS", "time_by_kind"]
 
@@ -37,6 +40,8 @@ def time_by_kind(run: Run) -> pd.Series:
     >>> bool(abs(parts.sum() - result.makespan_s) < 1e-9)
     True
     """
+    import pandas as pd
+
     parts = {model: _slot_parts_ps(run, model) for model in set(run.models)}
     total_ps = {kind: sum(parts[model][kind] for model in run.models) for kind in KINDS}
     return pd.Series(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from perfsim.ops.layers import REPLICATED, SHARDED
 from perfsim.ops.nodes import Operator
 from perfsim.report.lanes import Run
 from perfsim.spec.files import scenario_to_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["deployment_config"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from perfsim.memory import tile_bytes, working_set_bytes
@@ -12,6 +13,9 @@ from perfsim.report.lanes import Run
 from perfsim.schedule.template import STREAMS
 from perfsim.sim.timeline import critical_tasks
 from perfsim.units import DTYPE_BYTES, seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["critical_path_frame", "operators_frame", "timeline_frame"]
 
@@ -42,6 +46,8 @@ def _executions(
     run: Run, entry: NDArray[np.int64], device: NDArray[np.int64], microbatch: NDArray[np.int64]
 ) -> pd.DataFrame:
     """Rows for some entries of the template in each of some microbatches."""
+    import pandas as pd
+
     template, operators = run.program.template, run.operators
     row, operator = template.entry_row[entry], template.entry_operator[entry]
     repeat = len(microbatch)
@@ -80,6 +86,8 @@ def _kind(operator: Operator) -> str:
 
 
 def _category(names: list[str], code: NDArray[np.int64], repeat: int) -> pd.Categorical:
+    import pandas as pd
+
     categories = sorted(set(names))
     codes = np.array([categories.index(name) for name in names], dtype=np.int8)[code]
     return pd.Categorical.from_codes(np.tile(codes, repeat), categories=categories)
@@ -100,6 +108,8 @@ def operators_frame(run: Run) -> pd.DataFrame:
         ``working_set_bytes``, ``weight_bytes``, ``fits_in_l2``, ``weight_fits_in_l2``, ``tile_bytes`` and
         ``fits_in_shared_memory``.
     """
+    import pandas as pd
+
     program = run.program
     accelerator, model = program.scenario.cluster.accelerator, program.scenario.model
     rows = []
@@ -163,6 +173,8 @@ def critical_path_frame(run: Run) -> pd.DataFrame:
         ``device`` (the first of those that take part), ``stage``, ``microbatch``, ``layer``, ``op``, ``kind``,
         ``start_s``, ``end_s``.
     """
+    import pandas as pd
+
     template = run.program.template
     microbatch, row = np.divmod(critical_tasks(run.timeline), template.num_rows)
     operators = [run.operators[index] for index in template.operator]

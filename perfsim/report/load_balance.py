@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from perfsim.ops.operators import Collective, Transfer
 from perfsim.report.lanes import COMMUNICATION, COMPUTE, Run
 from perfsim.sim.timeline import union_ps
 from perfsim.units import seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["links_frame", "load_balance_frame"]
 
@@ -26,6 +29,8 @@ def load_balance_frame(run: Run) -> pd.DataFrame:
         ``communication_s``, the same for kernels and for collectives and transfers, which may overlap; ``idle_s``;
         ``utilization``, busy over makespan; ``bubble_fraction``, idle over makespan; ``busy_over_mean``.
     """
+    import pandas as pd
+
     sums = {model: _slot_sums(run, model) for model in set(run.models)}
     width = run.program.template.slots_per_stage
     rows = [
@@ -67,6 +72,8 @@ def links_frame(run: Run) -> pd.DataFrame:
         something is under way through the port, and ``utilization``, sent bytes over what the port could send in the
         makespan. Ports that nothing passes are left out.
     """
+    import pandas as pd
+
     sums = {model: _port_sums(run, model) for model in set(run.models)}
     rows = [
         {"device": device, **port}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from perfsim.memory import Buffer, Resident, activation_buffers, resident_memory
 from perfsim.report.lanes import Run
 from perfsim.units import format_bytes, seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "Activations",
@@ -96,6 +99,8 @@ def memory_frame(run: Run, activations: Sequence[Activations]) -> pd.DataFrame:
         ``buffer_bytes``, ``reserve_bytes``, ``peak_bytes``, ``capacity_bytes``, ``fits``, and
         ``kv_cache_if_kept_bytes`` and ``fits_if_kept`` for the case that K and V of all tokens stay.
     """
+    import pandas as pd
+
     template, scenario = run.program.template, run.program.scenario
     stages = resident_memory(scenario, run.program.graphs[0])
     capacity = scenario.cluster.accelerator.memory_bytes
@@ -215,6 +220,8 @@ def memory_over_time_frame(run: Run, activations: Activations, slot: int) -> pd.
     DataFrame
         ``time_s``, ``activation_bytes`` and ``total_bytes``, each valid until the next row.
     """
+    import pandas as pd
+
     resident = _resident(run, slot)
     return pd.DataFrame(
         {
@@ -233,6 +240,8 @@ def peak_frame(run: Run, activations: Activations, slot: int) -> pd.DataFrame:
     DataFrame
         ``what``, ``microbatch`` (missing for what is resident) and ``bytes``; they add up to the peak.
     """
+    import pandas as pd
+
     resident = _resident(run, slot)
     rows = [
         {"what": _PARTS[part], "microbatch": None, "bytes": getattr(resident, part)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from perfsim.errors import InputError
@@ -13,6 +12,7 @@ from perfsim.report.colours import INK, MEMORY_COLOURS, WARNING
 from perfsim.units import format_bytes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["envelope", "plot_memory", "plot_memory_over_time"]

@@ -10,21 +10,25 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from perfsim.errors import InputError
 from perfsim.report.breakdown import IDLE, KINDS
 from perfsim.report.colours import FASTER, INK, KIND_COLOURS, MUTED, SLOWER, TOTAL, ink_on
 from perfsim.report.plot_memory import plot_memory, plot_memory_over_time
+from perfsim.report.plot_sweep import plot_heatmap, plot_lines, plot_pareto
 from perfsim.report.plot_timelines import plot_timeline, plot_timelines
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = [
+    "plot_heatmap",
+    "plot_lines",
     "plot_load_balance",
     "plot_memory",
     "plot_memory_over_time",
+    "plot_pareto",
     "plot_time_by_kind",
     "plot_timeline",
     "plot_timelines",
@@ -103,6 +107,7 @@ def plot_time_by_kind(parts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     >>> import perfsim
     >>> from perfsim.report.breakdown import time_by_kind
     >>> run = perfsim.simulate(perfsim.load_scenario("seed-improved").with_(batch_size=8)).run
+    >>> import pandas as pd
     >>> plot_time_by_kind(pd.DataFrame({"improved": time_by_kind(run)}).T).get_xlabel()
     'time of a GPU, mean (ms)'
     """
@@ -158,6 +163,7 @@ def plot_waterfall(waterfall: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Examples
     --------
     >>> rows = [("before", 5.0, 0.0, 5.0), ("matmul", -2.0, 5.0, 3.0), ("after", 3.0, 0.0, 3.0)]
+    >>> import pandas as pd
     >>> ax = plot_waterfall(pd.DataFrame(rows, columns=["kind", "change_s", "start_s", "end_s"]))
     >>> [text.get_text() for text in ax.texts]
     ['5 s', '−2 s', '3 s']

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
 from perfsim.schedule.taskgraph import Lists
+
+if TYPE_CHECKING:
+    import simpy
 
 __all__ = ["Disturbances", "Resources", "SpeedChange"]
 

@@ -82,6 +82,11 @@ class Axes:
         """Number of points."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def points_per_scenario(self) -> int:
+        """Points that are evaluated as a whole: those that differ in sizes only."""
+        return int(np.prod([len(axis.values) for axis in self.axes if axis.path in SIZES], dtype=np.int64))
+
     def indices(self, points: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """For each axis, by its path, which of its values each point has."""
         unravelled = np.unravel_index(points, self.shape)

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["SweepInterruptedError", "scenario_at", "sweep"]
 
 BLOCK = 20_000
-"""Points that are evaluated together: enough to make arrays worth while, few enough to show progress and to resume."""
+"""Points that are evaluated together at most: enough for arrays to pay, few enough to show progress and to resume."""
+
+SCENARIOS = 64
+"""Scenarios that are evaluated together at most: each takes some milliseconds, however few its points."""
 
 ATTRIBUTE = "perfsim_sweep"
 """Where a table carries what `scenario_at` needs, as JSON text."""
@@ -112,16 +115,21 @@ class _Task:
 
     def block(self, first: int) -> pd.DataFrame:
         """Evaluate the block that begins with point number `first` of the work order."""
-        last = min(first + BLOCK, self.axes.num_points)
+        last = min(first + self.length, self.axes.num_points)
         return evaluate_block(self.scenario, self.axes, self.axes.in_work_order(first, last))
 
     def firsts(self) -> range:
         """Where the blocks begin."""
-        return range(0, self.axes.num_points, BLOCK)
+        return range(0, self.axes.num_points, self.length)
+
+    @property
+    def length(self) -> int:
+        """Points of a block."""
+        return min(BLOCK, SCENARIOS * self.axes.points_per_scenario)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a sweep's files must agree on."""
-        return {"scenario": scenario_to_table(self.scenario), "axes": self.axes.to_table(), "block": BLOCK}
+        return {"scenario": scenario_to_table(self.scenario), "axes": self.axes.to_table(), "block": self.length}
 
 
 def _run_blocks(
@@ -164,7 +172,8 @@ def _evaluated(
     pool = executor or own
     futures: dict[Future[pd.DataFrame], int] = {pool.submit(task.block, first): first for first in firsts}  # type: ignore[union-attr]
     try:
-        yield ((futures[future], future.result()) for future in as_completed(futures))
+        # A block that is done is let go: the caller keeps it.
+        yield ((futures.pop(future), future.result()) for future in as_completed(tuple(futures)))
     finally:
         for future in futures:
             future.cancel()

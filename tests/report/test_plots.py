@@ -83,6 +83,8 @@ def pictures(results):
         [("a", 3.0, 0.0, 3.0), ("idle", -1.0, 3.0, 2.0), ("b", 2.0, 0.0, 2.0)],
         columns=["kind", "change_s", "start_s", "end_s"],
     )
+    kept = result.scenario.with_(keep_kv_cache=True)
+    table = perfsim.sweep(kept, batch_size=[8, 64, 512], sequence_length=[4096, 16384], progress=False)
     return {
         "plot_timeline": lambda ax=None: plots.plot_timeline(result.run, ax),
         "plot_timelines": lambda ax=None: plots.plot_timelines(runs, ax),
@@ -91,6 +93,9 @@ def pictures(results):
         "plot_memory_over_time": lambda ax=None: plots.plot_memory_over_time(result.memory_over_time(0), 85e9, ax),
         "plot_time_by_kind": lambda ax=None: plots.plot_time_by_kind(kinds, ax),
         "plot_waterfall": lambda ax=None: plots.plot_waterfall(waterfall, ax),
+        "plot_heatmap": lambda ax=None: plots.plot_heatmap(table, "batch_size", "sequence_length", ax=ax),
+        "plot_lines": lambda ax=None: plots.plot_lines(table, "batch_size", by="sequence_length", ax=ax),
+        "plot_pareto": lambda ax=None: plots.plot_pareto(table, ax=ax),
     }
 
 
