@@ -251,6 +251,7 @@ class Result:
                 f"bubble {self.bubble_fraction:.1%}, communicating {self.communication_fraction:.1%}",
                 f"memory {format_bytes(self.memory['peak_bytes'].max())} of "
                 f"{format_bytes(self.memory['capacity_bytes'].min())} a GPU: {'fits' if self.fits else 'DOES NOT FIT'}",
+                *([] if self.conditions is None else [f"under {self.conditions}"]),
             ]
         )
 

@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "perfsim"
 MAX_LINES = 400
-HEAVY = {"dask", "matplotlib", "networkx", "numba", "pygraphviz", "scipy", "simpy"}  # pandas brings pyarrow itself
+HEAVY = {"dask", "matplotlib", "networkx", "numba", "pandas", "pyarrow", "pygraphviz", "scipy", "simpy"}
 
 # What a room may import besides itself: whole rooms, or single modules of a room.
 BELOW_COST = ["errors", "units", "spec", "ops"]

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import io
 import json
+import zlib
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, NamedTuple
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perfsim.errors import InputError
+from perfsim.conditions import Conditions
+from perfsim.errors import Faults, InputError
 from perfsim.report.lanes import Run
 from perfsim.schedule.program import Program, make_program
 from perfsim.sim.timeline import Timeline
-from perfsim.simulation import Result, simulate
-from perfsim.spec.files import scenario_from_table, scenario_to_table
+from perfsim.simulation import DETAILS, ENGINES, Result, simulate
+from perfsim.spec.files import scenario_from_table, scenario_to_table, to_plain
+from perfsim.spec.scenario import Scenario
+from perfsim.spec.tables import build, check_keys
 from perfsim.study.output import replace_file
 from perfsim.version import __version__
 
 __all__ = ["load_result", "save_result"]
 
 FORMAT = 1
+
+_WAY_OUT = "give a file that save_result wrote"
+_BROKEN = (BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError)
+"""What reading a spoilt or foreign archive raises."""
 
 
 def save_result(result: Result, path: str | Path) -> Path:
@@ -63,8 +73,12 @@ def save_result(result: Result, path: str | Path) -> Path:
         "costs": _fingerprint(result.run.program),
         "scenario": scenario_to_table(result.scenario),
     }
+    times = {"end_ps": result.run.timeline.end_ps}
+    if result.conditions is not None:
+        about["conditions"] = to_plain(result.conditions)
+        times["duration_ps"] = result.run.timeline.graph.duration_ps  # those that came about
     with replace_file(target) as stream:
-        np.savez_compressed(stream, about=np.array(json.dumps(about)), end_ps=result.run.timeline.end_ps)
+        np.savez_compressed(stream, about=np.array(json.dumps(about)), **times)
     return target
 
 
@@ -86,31 +100,66 @@ def load_result(path: str | Path, *, rerun: bool = False) -> Result:
     InputError
         The file is not such a result, or was made with other costs and `rerun` is false.
     """
-    about, end_ps = _read(Path(path))
-    scenario = scenario_from_table(about["scenario"])
-    program = make_program(scenario, folded=about["detail"] == "folded")
-    if about["costs"] == _fingerprint(program) and len(end_ps) == program.task_graph.num_tasks:
-        return Result(scenario, Run(program, Timeline(program.task_graph, end_ps)), about["engine"], about["detail"])
+    saved = _read(Path(path))
+    about, scenario, conditions = saved.about, saved.scenario, saved.conditions
+    engine, detail = about["engine"], about["detail"]
+    program = make_program(scenario, folded=detail == "folded")
+    graph = program.task_graph
+    if about["costs"] == _fingerprint(program) and len(saved.times["end_ps"]) == graph.num_tasks:
+        graph = dataclasses.replace(graph, duration_ps=saved.times.get("duration_ps", graph.duration_ps))
+        return Result(scenario, Run(program, Timeline(graph, saved.times["end_ps"])), engine, detail, conditions)
     if not rerun:
         raise InputError.of(
-            "path", str(path), f"was made by perfsim {about['version']}, whose costs are not those of {__version__}",
+            "path", str(path),
+            f"was made by perfsim {about['version']}, whose costs or tasks are not those of {__version__}",
             "load it with rerun=True to simulate its scenario again",
         )  # fmt: skip
-    return simulate(scenario, engine=about["engine"], detail=about["detail"])
+    return simulate(scenario, engine=engine, detail=detail, conditions=conditions)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    way_out = "give a file that save_result wrote"
+class _Saved(NamedTuple):
+    """What a file holds."""
+
+    about: dict[str, Any]
+    times: dict[str, NDArray[np.int64]]
+    scenario: Scenario
+    conditions: Conditions | None
+
+
+def _read(path: Path) -> _Saved:
+    """Read a saved result; whatever is wrong with the file is a fault of its path."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            about, end_ps = json.loads(str(archive["about"])), archive["end_ps"]
+        # Whole members: their check sums are compared before anything in them is believed.
+        with ZipFile(path) as archive:
+            arrays = {name: np.load(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+        return _check(json.loads(str(arrays.pop("about.npy"))), arrays)
     except OSError as error:
-        raise InputError.of("path", str(path), f"cannot be read ({error.strerror or error})", way_out) from error
-    except (BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise InputError.of("path", str(path), f"is not a saved result ({error})", way_out) from error
+        raise InputError.of("path", str(path), f"cannot be read ({error.strerror or error})", _WAY_OUT) from error
+    except (*_BROKEN, InputError) as error:
+        faults = "; ".join(map(str, error.faults)) if isinstance(error, InputError) else error
+        raise InputError.of("path", str(path), f"is not a saved result ({faults})", _WAY_OUT) from error
+
+
+def _check(about: object, arrays: dict[str, NDArray[Any]]) -> _Saved:
+    """Check each part of a description before it is used."""
+    faults = Faults()
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise InputError.of("path", str(path), f"must have format {FORMAT}", way_out)
-    return about, end_ps
+        raise InputError.of("about", about, f"must have format {FORMAT}")
+    if check_keys(about, ("format", "version", "engine", "detail", "costs", "scenario"), ("conditions",), faults):
+        faults.choice("engine", about["engine"], ENGINES)
+        faults.choice("detail", about["detail"], DETAILS)
+        for name in ("version", "costs"):
+            faults.text(name, about[name])
+    conditions = None
+    if about.get("conditions") is not None:
+        conditions = build(Conditions, about["conditions"], faults.inside("conditions"))
+    names = ("end_ps",) if conditions is None else ("end_ps", "duration_ps")
+    times = {name: arrays[f"{name}.npy"] for name in names}
+    for name, array in times.items():
+        if array.dtype != np.int64 or array.shape != (len(times["end_ps"]),):
+            faults.add(name, f"{array.dtype} of shape {array.shape}", "must be one row of int64, as long as the others")
+    faults.raise_if_any()
+    return _Saved(about, times, scenario_from_table(about["scenario"]), conditions)
 
 
 def _fingerprint(program: Program) -> str:

@@ -181,3 +181,13 @@ def test_saving_again_replaces(saved, small_result):
     perfsim.save_result(other, saved)
     assert perfsim.load_result(saved).makespan_s == other.makespan_s
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_disturbed_result_survives_the_file(improved, tmp_path):
+    """With its conditions and the durations that came about."""
+    conditions = perfsim.Conditions(slowdowns=(perfsim.Slowdown(3, 2.0, start_s=0.01),), jitter=0.1, seed=7)
+    result = perfsim.simulate(improved.with_(batch_size=2), engine="simpy", detail="full", conditions=conditions)
+    again = perfsim.load_result(perfsim.save_result(result, tmp_path / "disturbed.npz"))
+    assert again.conditions == conditions
+    assert again.timeline.equals(result.timeline)
+    assert again.load_balance.equals(result.load_balance)
