@@ -154,12 +154,16 @@ class Faults:
         if self.found:
             raise InputError(self.found)
 
-    def integer(self, field: str, value: object, *, minimum: int = 1, way_out: str = "") -> bool:
-        """Check for a whole number of at least `minimum`; True when it is one."""
+    def integer(
+        self, field: str, value: object, *, minimum: int = 1, maximum: int | None = None, way_out: str = ""
+    ) -> bool:
+        """Check for a whole number from `minimum` to `maximum`, if there is one; True when it is one."""
         good = isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= minimum
-        if not good:
-            self.add(field, value, f"must be a whole number of at least {minimum}", way_out)
-        return good
+        if not good or (maximum is not None and int(value) > maximum):  # type: ignore[call-overload]
+            upper = "" if maximum is None else f" and at most {maximum:,}"
+            self.add(field, value, f"must be a whole number of at least {minimum}{upper}", way_out)
+            return False
+        return True
 
     def number(self, field: str, value: object, *, above: float = 0.0, at_most: float = math.inf) -> bool:
         """Check for a finite number in ``(above, at_most]``; True when it is one."""

@@ -14,6 +14,7 @@ __all__ = [
     "GB",
     "GIB",
     "KIB",
+    "MAX_SIZE",
     "MIB",
     "PICOSECONDS_PER_SECOND",
     "format_bytes",
@@ -28,6 +29,9 @@ MIB = 2**20
 GIB = 2**30
 GB = 10**9
 PICOSECONDS_PER_SECOND = 10**12
+
+MAX_SIZE = 10**9
+"""Largest batch, sequence or microbatch: the product of two still is a 64-bit number."""
 
 DTYPE_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 """Bytes of one element, for every dtype that weights, activations and caches may have."""
@@ -82,13 +86,15 @@ def picoseconds(duration_s: ArrayLike) -> NDArray[np.int64]:
     """Round seconds to whole picoseconds, the time of task graphs.
 
     Sums of whole numbers are exact, so every engine, every folding and every sweep gives the same times to the bit.
+    A time that 64 bits cannot hold becomes the largest that they can, which no task graph takes.
 
     Examples
     --------
     >>> picoseconds([1.5e-6, 0.0])
     array([1500000,       0])
     """
-    return np.rint(np.asarray(duration_s, dtype=np.float64) * PICOSECONDS_PER_SECOND).astype(np.int64)
+    exact = np.rint(np.asarray(duration_s, dtype=np.float64) * PICOSECONDS_PER_SECOND)
+    return np.minimum(exact, 2.0**62).astype(np.int64)
 
 
 def seconds(duration_ps: ArrayLike) -> NDArray[np.float64]:

@@ -64,9 +64,14 @@ class _Builder:
         self.tensor = scenario.plan.tensor
         stages = range(scenario.plan.pipeline)
         self.devices = [tuple(scenario.stage_devices(stage)) for stage in stages]
+        self.spans = [self._span(stage) for stage in stages]
         # Layers on the same tiers are alike, down to the identity of their works, so that each is priced once.
-        layers = {span: layer_operators(scenario.model, tokens, self.tensor, span) for span in map(self._span, stages)}
-        self.layers = [layers[self._span(stage)] for stage in stages]
+        listed = {span: layer_operators(scenario.model, tokens, self.tensor, span) for span in set(self.spans)}
+        alike = {
+            span: [(o, tuple(self._tensor(slot) for slot in o.outputs)) for o in operators]
+            for span, operators in listed.items()
+        }
+        self.layers = [alike[span] for span in self.spans]
         self.operators: list[Operator] = []
         self.outputs: dict[str, tuple[Tensor, ...]] = {}
         self.edges: list[Edge] = []
@@ -116,12 +121,12 @@ class _Builder:
         weight: Weight | None = None,
     ) -> None:
         """Append an operator and the edges from where its inputs come."""
-        tensors = tuple(self.outputs[producer][output] for producer, output in inputs)
+        tensors = tuple([self.outputs[producer][output] for producer, output in inputs])
         self.outputs[name] = outputs
         self.operators.append(
             Operator(name, op, kind, stage, layer, self.devices[stage], tensors, outputs, work, weight)
         )
-        self.edges.extend(Edge(producer, output, name, i) for i, (producer, output) in enumerate(inputs))
+        self.edges += [Edge(producer, output, name, i) for i, (producer, output) in enumerate(inputs)]
 
     def _point(
         self, name: str, kind: str, stage: int, inputs: tuple[tuple[str, int], ...], output: Tensor | None
@@ -133,15 +138,15 @@ class _Builder:
 
     def _layer(self, stage: int, layer: int, held: tuple[str, int]) -> tuple[str, int]:
         where = {"layer_input": held}
-        for listed in self.layers[stage]:
+        for listed, outputs in self.layers[stage]:
             name = f"layer_{layer:02d}.{listed.op}"
-            inputs = tuple(where[slot.name] for slot in listed.inputs)
-            outputs = tuple(self._tensor(slot) for slot in listed.outputs)
+            inputs = tuple([where[slot.name] for slot in listed.inputs])
             self._add(
                 name, listed.op, listed.work.kind, stage,
                 work=listed.work, inputs=inputs, outputs=outputs, layer=layer, weight=listed.weight,
             )  # fmt: skip
-            where.update({slot.name: (name, i) for i, slot in enumerate(listed.outputs)})
+            for i, slot in enumerate(listed.outputs):
+                where[slot.name] = name, i
         return name, 0
 
     def _hand_over(self, stage: int, held: tuple[str, int], hidden: Tensor) -> tuple[str, int]:
@@ -160,6 +165,6 @@ class _Builder:
         if not shared:
             return held
         gather = f"stage_{stage + 1}.all_gather"
-        work = Collective("all_gather", hidden.device_bytes, self._span(stage + 1))
+        work = Collective("all_gather", hidden.device_bytes, self.spans[stage + 1])
         self._add(gather, "all_gather", "collective", stage + 1, work=work, inputs=(held,), outputs=(hidden,))
         return gather, 0

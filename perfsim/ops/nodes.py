@@ -38,7 +38,7 @@ class Tensor:
     placement: str
     dtype: str
 
-    @property
+    @cached_property
     def device_bytes(self) -> int:
         """Bytes on one device, for one microbatch."""
         size = DTYPE_BYTES[self.dtype]

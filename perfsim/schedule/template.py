@@ -6,8 +6,9 @@ devices; without, every device is a slot of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Operator
 from perfsim.ops.operators import Elementwise
-from perfsim.schedule.pipeline import ENTER, LEAVE, RELEASE, SCHEDULE_FUNCTIONS, SEND, Wait
+from perfsim.schedule.pipeline import ENTER, LEAVE, RELEASE, SCHEDULE_FUNCTIONS, SEND
 from perfsim.schedule.taskgraph import Lists
 
 __all__ = ["STREAMS", "Template", "make_template"]
@@ -24,7 +25,8 @@ STREAMS = ("compute", "collective", "send")
 """Streams of a slot. The last is its link to the peer in the next stage, so transfers run beside everything else."""
 
 _COMPUTE, _COLLECTIVE, _SEND = range(3)
-_COMPUTES = ("matmul", "attention", "elementwise")
+_TASKS = ("matmul", "attention", "elementwise", "collective", "transfer")
+"""Kinds of operators that take time; the others are points of the graph."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,109 +86,115 @@ def make_template(graph: OperatorGraph, *, folded: bool) -> Template:
     folded : bool
         Whether one slot stands for all devices of a stage.
     """
-    return _Layout(graph, folded=folded).template()
+    return _unfold(_Layout(graph), folded=folded)
+
+
+class _Row(NamedTuple):
+    """A task of one rank: its operator, its stage, its stream, and the graph's ``receive`` where it is a transfer."""
+
+    operator: int
+    stage: int
+    stream: int
+    receiver: int
+    is_collective: bool
 
 
 class _Layout:
-    """Gives rows to operators, one operator after the other, and strings up what they wait for."""
+    """The tasks of one rank of each stage, and what they wait for: a row, an earlier row, a lag."""
 
-    def __init__(self, graph: OperatorGraph, *, folded: bool) -> None:
+    def __init__(self, graph: OperatorGraph) -> None:
         self.graph = graph
-        self.width = 1 if folded else graph.plan.tensor * graph.plan.data
-        self.group = 1 if folded else graph.plan.tensor
-        self.index = {operator.name: i for i, operator in enumerate(graph)}
-        self.producers: dict[str, list[str]] = {operator.name: [] for operator in graph}
+        self.rows: list[_Row] = []
+        self.waits: set[tuple[int, int, int]] = set()
+        # Rows whose results come out of each operator: its own, or what comes to a point without cost.
+        self.feeds: dict[str, tuple[int, ...]] = {}
+        # Rows that take what comes out of each operator.
+        self.takers: dict[str, list[int]] = {}
+        producers: dict[str, list[str]] = {operator.name: [] for operator in graph}
         for edge in graph.edges:
-            self.producers[edge.consumer].append(edge.producer)
-        self.rows: dict[str, NDArray[np.int64]] = {}
-        self.num_rows = 0
-        for operator in graph:
-            if operator.kind in (*_COMPUTES, "collective", "transfer"):
-                count = self.width // self.group if operator.kind == "collective" else self.width
-                self.rows[operator.name] = np.arange(self.num_rows, self.num_rows + count)
-                self.num_rows += count
+            producers[edge.consumer].append(edge.producer)
+        for index, operator in enumerate(graph):
+            self._add(index, operator, producers[operator.name])
+        plan = graph.plan
+        for wait in SCHEDULE_FUNCTIONS[plan.schedule](plan.pipeline, plan.receive_buffers):
+            earlier = self._moment(wait.after, wait.after_stage)
+            self.waits |= {(row, e, wait.lag) for row in self._moment(wait.moment, wait.stage) for e in earlier}
 
-    def template(self) -> Template:
-        tasks = [operator for operator in self.graph if operator.name in self.rows]
-        waits = [self._within(operator) for operator in tasks]
-        waits += [self._across(wait) for wait in self._schedule()]
-        counts, streams = zip(*(self._streams(operator) for operator in tasks), strict=True)
-        entries = np.concatenate([self._entries(operator) for operator in tasks])
-        return Template(
-            graph=self.graph,
-            slots_per_stage=self.width,
-            operator=np.concatenate([np.full(len(self.rows[o.name]), self.index[o.name], np.int32) for o in tasks]),
-            streams=Lists.from_counts(np.concatenate(counts), np.concatenate(streams)),
-            waits=np.unique(np.concatenate(waits), axis=0),
-            entry_row=entries[:, 0],
-            entry_slot=entries[:, 1],
-            entry_operator=entries[:, 2],
+    def _add(self, index: int, operator: Operator, producers: list[str]) -> None:
+        before = {row for producer in producers for row in self.feeds[producer]}
+        if operator.kind not in _TASKS:
+            self.feeds[operator.name] = tuple(sorted(before))
+            if operator.kind == "receive":
+                (sender,) = before
+                self.rows[sender] = self.rows[sender]._replace(receiver=index)
+            return
+        row = len(self.rows)
+        self.rows.append(
+            _Row(index, operator.stage, self._stream(operator, producers), -1, operator.kind == "collective")
         )
+        self.feeds[operator.name] = (row,)
+        self.waits |= {(row, earlier, 0) for earlier in before}
+        for producer in producers:
+            self.takers.setdefault(producer, []).append(row)
 
-    def _slots(self, stage: int) -> NDArray[np.int64]:
-        return np.arange(stage * self.width, (stage + 1) * self.width)
-
-    def _sources(self, name: str) -> set[str]:
-        """Operators with a task that feed `name`, seen through the points without cost."""
-        sources: set[str] = set()
-        for producer in self.producers[name]:
-            sources |= {producer} if producer in self.rows else self._sources(producer)
-        return sources
-
-    def _stream_of(self, operator: Operator) -> int:
+    def _stream(self, operator: Operator, producers: list[str]) -> int:
         if operator.kind == "transfer":
             return _SEND
-        completes = any(self.graph[source].kind == "collective" for source in self.producers[operator.name])
+        if operator.kind == "collective":
+            return _COLLECTIVE
         adds = isinstance(operator.work, Elementwise) and operator.work.op == "add"
-        return _COLLECTIVE if operator.kind == "collective" or (adds and completes) else _COMPUTE
+        completes = adds and any(self.graph[producer].kind == "collective" for producer in producers)
+        return _COLLECTIVE if completes else _COMPUTE
 
-    def _streams(self, operator: Operator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Number of streams of each row of an operator, and the streams."""
-        rows, slots = self.rows[operator.name], self._slots(operator.stage)
-        return np.full(len(rows), len(slots) // len(rows)), slots * len(STREAMS) + self._stream_of(operator)
-
-    def _entries(self, operator: Operator) -> NDArray[np.int64]:
-        rows, slots = self.rows[operator.name], self._slots(operator.stage)
-        taking_part = [self._entry(np.repeat(rows, len(slots) // len(rows)), slots, operator.name)]
-        if operator.kind == "transfer":
-            taking_part.append(self._entry(rows, slots + self.width, f"stage_{operator.stage + 1}.receive"))
-        return np.concatenate(taking_part)
-
-    def _entry(self, rows: NDArray[np.int64], slots: NDArray[np.int64], name: str) -> NDArray[np.int64]:
-        return np.stack([rows, slots, np.full(len(rows), self.index[name])], axis=1)
-
-    def _pairs(self, name: str, earlier: str, lag: int) -> NDArray[np.int64]:
-        """Waits of the rows of one operator for those of another, rank by rank; a group's row serves all its ranks."""
-        rows, before = self.rows[name], self.rows[earlier]
-        width = max(len(rows), len(before))
-        rows, before = np.repeat(rows, width // len(rows)), np.repeat(before, width // len(before))
-        return np.stack([rows, before, np.full(width, lag)], axis=1)
-
-    def _within(self, operator: Operator) -> NDArray[np.int64]:
-        pairs = [self._pairs(operator.name, source, 0) for source in sorted(self._sources(operator.name))]
-        return np.concatenate(pairs) if pairs else np.empty((0, 3), np.int64)
-
-    def _schedule(self) -> Iterable[Wait]:
-        plan = self.graph.plan
-        return SCHEDULE_FUNCTIONS[plan.schedule](plan.pipeline, plan.receive_buffers)
-
-    def _across(self, wait: Wait) -> NDArray[np.int64]:
-        moments, after = self._moment(wait.moment, wait.stage), self._moment(wait.after, wait.after_stage)
-        return np.concatenate([self._pairs(name, earlier, wait.lag) for name in moments for earlier in after])
-
-    def _moment(self, moment: str, stage: int) -> list[str]:
-        """Operators that make up a moment of a stage."""
+    def _moment(self, moment: str, stage: int) -> Sequence[int]:
+        """Rows that make up a moment of a stage."""
+        receive, send = f"stage_{stage}.receive", f"stage_{stage}.send"
         if moment == SEND:
-            return [f"stage_{stage}.send"]
+            return self.feeds[send]
         if moment == RELEASE:
-            return self._consumers(f"stage_{stage}.receive")
+            return self.takers[receive]
         if moment == ENTER:
-            return self._consumers("split") if stage == 0 else self._consumers(f"stage_{stage}.receive")
+            return self.takers["split" if stage == 0 else receive]
         if moment == LEAVE:
-            last = "gather" if stage == self.graph.plan.pipeline - 1 else f"stage_{stage}.send"
-            return sorted(self._sources(last))
+            return self.feeds["gather" if stage == self.graph.plan.pipeline - 1 else send]
         message = f"a stage has no moment {moment!r}"
         raise ValueError(message)
 
-    def _consumers(self, name: str) -> list[str]:
-        return [consumer for consumer, producers in self.producers.items() if name in producers]
+
+def _unfold(layout: _Layout, *, folded: bool) -> Template:
+    """Spread the rows over the slots of their stages, rank by rank; a collective has one for each tensor group."""
+    plan = layout.graph.plan
+    width, group = (1, 1) if folded else (plan.tensor * plan.data, plan.tensor)
+    operator, stage, stream, receiver, collective = np.array(layout.rows, dtype=np.int64).T
+    count = np.where(collective, width // group, width)
+    first = np.cumsum(count) - count
+    slots, ranks = stage[:, None] * width + np.arange(width), np.arange(width)
+    # One entry for each slot of a row, then one for each slot that receives: sort by row, the receivers last.
+    rows = first[:, None] + ranks * count[:, None] // width
+    sends = receiver >= 0
+    entry_row = np.concatenate([rows, rows[sends]])
+    order = np.argsort(np.concatenate([np.arange(len(count)), np.flatnonzero(sends)]), kind="stable")
+    entry_slot = np.concatenate([slots, slots[sends] + width])
+    entry_operator = np.repeat(np.concatenate([operator, receiver[sends]])[order], width)
+    return Template(
+        graph=layout.graph,
+        slots_per_stage=width,
+        operator=np.repeat(operator, count).astype(np.int32),
+        streams=Lists.from_counts(np.repeat(width // count, count), (slots * len(STREAMS) + stream[:, None]).ravel()),
+        waits=_unfold_waits(np.array(sorted(layout.waits), dtype=np.int64).reshape(-1, 3), first, count),
+        entry_row=entry_row[order].ravel(),
+        entry_slot=entry_slot[order].ravel(),
+        entry_operator=entry_operator,
+    )
+
+
+def _unfold_waits(waits: NDArray[np.int64], first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Let rank wait for rank; the one row of a group serves all its ranks."""
+    row, earlier, lag = waits.T
+    pairs = np.maximum(count[row], count[earlier])
+    spread = np.repeat(np.arange(len(waits)), pairs)
+    rank = np.arange(len(spread)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
+    row, earlier, lag, pairs = row[spread], earlier[spread], lag[spread], pairs[spread]
+    return np.stack(
+        [first[row] + rank * count[row] // pairs, first[earlier] + rank * count[earlier] // pairs, lag], axis=1
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from perfsim.errors import Faults
 from perfsim.spec.tables import freeze_fields
+from perfsim.units import MAX_SIZE
 
 __all__ = ["SCHEDULES", "Plan"]
 
@@ -60,7 +61,7 @@ class Plan:
             faults.integer(name, getattr(self, name))
         whole_stages = faults.integer("pipeline", self.pipeline)
         if self.microbatch_size is not None:
-            faults.integer("microbatch_size", self.microbatch_size)
+            faults.integer("microbatch_size", self.microbatch_size, maximum=MAX_SIZE)
         faults.choice("schedule", self.schedule, SCHEDULES)
         faults.flag("scatter_gather", self.scatter_gather)
         self._check_layers(faults, whole_stages=whole_stages)

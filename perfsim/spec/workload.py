@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from perfsim.errors import Faults
 from perfsim.spec.tables import freeze_fields
-from perfsim.units import DTYPE_BYTES
+from perfsim.units import DTYPE_BYTES, MAX_SIZE
 
 __all__ = ["Workload"]
 
@@ -53,8 +53,8 @@ class Workload:
         freeze_fields(self)
         faults = Faults("workload")
         faults.choice("phase", self.phase, PHASES)
-        faults.integer("batch_size", self.batch_size)
-        faults.integer("sequence_length", self.sequence_length)
+        faults.integer("batch_size", self.batch_size, maximum=MAX_SIZE)
+        faults.integer("sequence_length", self.sequence_length, maximum=MAX_SIZE)
         flags = faults.flag("causal", self.causal), faults.flag("keep_kv_cache", self.keep_kv_cache)
         for name in ("dtype", "kv_dtype"):
             if getattr(self, name) is not None:

@@ -78,7 +78,7 @@ def save_result(result: Result, path: str | Path) -> Path:
         about["conditions"] = to_plain(result.conditions)
         times["duration_ps"] = result.run.timeline.graph.duration_ps  # those that came about
     with replace_file(target) as stream:
-        np.savez_compressed(stream, about=np.array(json.dumps(about)), **times)
+        np.savez_compressed(stream, allow_pickle=False, about=np.array(json.dumps(about)), **times)
     return target
 
 
@@ -156,7 +156,7 @@ def _check(about: object, arrays: dict[str, NDArray[Any]]) -> _Saved:
     names = ("end_ps",) if conditions is None else ("end_ps", "duration_ps")
     times = {name: arrays[f"{name}.npy"] for name in names}
     for name, array in times.items():
-        if array.dtype != np.int64 or array.shape != (len(times["end_ps"]),):
+        if array.dtype != np.int64 or array.shape != (times["end_ps"].size,):
             faults.add(name, f"{array.dtype} of shape {array.shape}", "must be one row of int64, as long as the others")
     faults.raise_if_any()
     return _Saved(about, times, scenario_from_table(about["scenario"]), conditions)

@@ -16,8 +16,9 @@ from perfsim.errors import Fault, Faults, InputError
 from perfsim.spec.files import to_plain
 from perfsim.spec.plan import Plan
 from perfsim.spec.scenario import Scenario, field_path, replace_nested
+from perfsim.units import MAX_SIZE
 
-__all__ = ["SIZES", "Axes", "Axis", "read_axes"]
+__all__ = ["SIZES", "Axes", "Axis", "plain", "read_axes"]
 
 SIZES = ("workload.batch_size", "workload.sequence_length", "plan.microbatch_size")
 """Axes along which one scenario is evaluated as a whole, by arrays."""
@@ -170,7 +171,7 @@ def _read_axis(name: str, values: Any, faults: Faults) -> Axis | None:
     if path is None or not values:
         return None
     if labels is None:
-        labels = tuple(_label(value) for value in values) if path in _PARTS else values
+        labels = tuple(value if _is_plain(value) else _label(value) for value in values)
     if len(set(map(repr, labels))) < len(labels):
         faults.add(name, labels, "must have values that differ", "or name them with a mapping from labels to values")
     return Axis(name, path, values, labels)
@@ -188,13 +189,15 @@ def _check_values(scenario: Scenario, axis: Axis, others: list[Axis], faults: Fa
         for other in others
         if other.path.startswith(f"{part}.") and other.path not in SIZES
     ]
+    wholes = next((other.values for other in others if other.path == part), (getattr(scenario, part),))
+    wholes = tuple(whole for whole in wholes if isinstance(whole, type(getattr(scenario, part))))
     for value in axis.values:
-        # Sizes may be any positive whole numbers, and there may be millions of them.
-        if axis.path in SIZES and type(value) is int and value > 0:
+        # There may be millions of sizes, and what they may be is simple.
+        if axis.path in SIZES and type(value) is int and 0 < value <= MAX_SIZE:
             continue
         first: list[Fault] = []
-        for combination in islice(product(*beside), _TRIED):
-            found = _faults_of(getattr(scenario, part), axis.path, {**dict(combination), field: value})
+        for whole, *combination in islice(product(wholes, *beside), _TRIED):
+            found = _faults_of(whole, axis.path, {**dict(combination), field: value})
             first = first or found
             if not found:
                 break
@@ -211,6 +214,20 @@ def _faults_of(part: Any, path: str, changes: dict[str, Any]) -> list[Fault]:
     return []
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a column can hold a value: a number, a text, nothing, or a tuple of such."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def plain(value: Any) -> Any:
+    """Give a value of a table as JSON gives it back: NumPy's numbers as Python's, tuples and arrays as lists."""
+    if isinstance(value, tuple | list | np.ndarray):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _label(value: Any) -> str:
     if isinstance(value, Plan):
         return value.label
@@ -221,17 +238,8 @@ def _label(value: Any) -> str:
 
 def _scalar_fields(values: tuple[Any, ...]) -> list[str]:
     """Fields of a part that a column can hold."""
-    plain = (str, int, float, bool, type(None), tuple)
     names = [field.name for field in dataclasses.fields(values[0])]
-    return [
-        name
-        for name in names
-        if all(
-            isinstance(item := getattr(value, name), plain)
-            and not (isinstance(item, tuple) and any(dataclasses.is_dataclass(x) for x in item))
-            for value in values
-        )
-    ]
+    return [name for name in names if all(_is_plain(getattr(value, name)) for value in values)]
 
 
 def _plain_list(values: tuple[Any, ...]) -> list[Any]:

@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 from perfsim.errors import InputError
 from perfsim.spec.scenario import Scenario, changed_parts
 from perfsim.study.axes import SIZES, Axes
-from perfsim.study.points import Layouts, Sizes, evaluate
+from perfsim.study.points import Sizes, evaluate
 from perfsim.units import GB, format_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["evaluate_block"]
+__all__ = ["RESULTS", "axis_columns", "evaluate_block"]
 
 Integers = NDArray[np.int64]
 
-_FIGURES = (
+FIGURES = (
     "makespan_s", "tokens_per_s", "first_sequence_s", "mfu", "mfu_full_attention", "peak_bytes", "capacity_bytes",
 )  # fmt: skip
+RESULTS = (*FIGURES, "fits", "reason")
+"""Columns that follow those of the axes."""
 
 
 def evaluate_block(scenario: Scenario, axes: Axes, points: Integers) -> pd.DataFrame:
@@ -44,15 +46,15 @@ def evaluate_block(scenario: Scenario, axes: Axes, points: Integers) -> pd.DataF
     import pandas as pd
 
     indices = axes.indices(points)
-    table = _axis_columns(axes, indices)
-    figures = {name: np.full(len(points), np.nan) for name in _FIGURES}
+    figures = {name: np.full(len(points), np.nan) for name in FIGURES}
     fits, reason = np.zeros(len(points), bool), np.full(len(points), "", dtype=object)
-    columns, layouts = _Columns(figures, fits, reason), Layouts()
+    columns = _Columns(figures, fits, reason)
     for group in _groups(indices):
         changes = {axis.path: axis.values[indices[axis.path][group[0]]] for axis in axes.axes if axis.path not in SIZES}
         values = {path: np.array(axis.values)[indices[path][group]] for path in SIZES if (axis := axes.by_path(path))}
-        _evaluate_group(scenario, changes, values, group, columns, layouts=layouts)
-    return pd.DataFrame({**table, **figures, "fits": fits, "reason": reason.astype(str)}, index=points)
+        _evaluate_group(scenario, changes, values, group, columns)
+    found = {**figures, "fits": fits, "reason": reason.astype(str)}
+    return pd.DataFrame({**axis_columns(axes, points), **found}, index=points)
 
 
 class _Columns(NamedTuple):
@@ -63,14 +65,23 @@ class _Columns(NamedTuple):
     reason: NDArray[np.object_]
 
 
-def _axis_columns(axes: Axes, indices: dict[str, Integers]) -> dict[str, Any]:
-    import pandas as pd
-
+def axis_columns(axes: Axes, points: Integers) -> dict[str, Any]:
+    """What stands in the columns of the axes for some points."""
     columns: dict[str, Any] = {}
+    indices = axes.indices(points)
     for axis in axes.axes:
         for name, values in axis.columns().items():
-            columns[name] = pd.Series(values).take(indices[axis.path]).array
+            columns[name] = _column(values, indices[axis.path])
     return columns
+
+
+def _column(values: list[Any], index: Integers) -> Any:
+    """Values by their numbers: numbers in an array, anything else as pandas holds it."""
+    import pandas as pd
+
+    if all(type(value) in {int, float} for value in values):
+        return np.array(values)[index]
+    return pd.Series(values).take(index).array
 
 
 def _groups(indices: dict[str, Integers]) -> list[Integers]:
@@ -84,9 +95,8 @@ def _groups(indices: dict[str, Integers]) -> list[Integers]:
 
 
 def _evaluate_group(
-    scenario: Scenario, changes: dict[str, Any], values: dict[str, NDArray[Any]], group: Integers, columns: _Columns,
-    *, layouts: Layouts,
-) -> None:  # fmt: skip
+    scenario: Scenario, changes: dict[str, Any], values: dict[str, NDArray[Any]], group: Integers, columns: _Columns
+) -> None:
     """Fill in the points of one scenario; what makes a point impossible becomes its reason."""
     try:
         parts = changed_parts(scenario, changes)
@@ -97,7 +107,7 @@ def _evaluate_group(
         group, sizes = group[possible], sizes.where(possible)
         if len(group):
             base = _first(parts, sizes)
-            _fill(base, evaluate(base, sizes, layouts), group, columns)
+            _fill(base, evaluate(base, sizes), group, columns)
     except InputError as error:
         columns.reason[group] = _words(error)
 
@@ -144,7 +154,7 @@ def _fill(base: Scenario, found: dict[str, NDArray[Any]], group: Integers, colum
     for name, column in columns.figures.items():
         column[group] = np.where(too_long, np.nan, found[name])
     columns.fits[group] = fits
-    columns.reason[group[too_long]] = "impossible: more work than whole picoseconds can hold"
+    columns.reason[group[too_long]] = "impossible: more picoseconds or bytes than 64 bits can count"
     capacity = format_bytes(base.cluster.accelerator.memory_bytes)
     short = ~fits & ~too_long
     columns.reason[group[short]] = [

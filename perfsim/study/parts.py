@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfsim.errors import InputError
+from perfsim.study.axes import plain
+from perfsim.study.blocks import RESULTS
 from perfsim.study.output import replace_file
 from perfsim.version import __version__
 
@@ -59,6 +62,8 @@ class Parts:
             found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError.of("path", str(file), f"cannot be read ({error})", way_out) from error
+        if not isinstance(found, dict):
+            raise InputError.of("path", str(file), "must describe a sweep in one JSON object", way_out)
         if found != about:
             different = sorted(key for key in {*found, *about} if found.get(key) != about.get(key))
             raise InputError.of(
@@ -66,37 +71,52 @@ class Parts:
             )
         return cls(folder, about)
 
-    def read(self) -> dict[int, pd.DataFrame]:
+    def read(self, expected: Mapping[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
         """Read the blocks that are there, by the number of their first point.
+
+        Parameters
+        ----------
+        expected : mapping of int to DataFrame
+            For the first number of every block that there may be, the index and the columns of its axes, with `figures`
+            after them.
 
         Raises
         ------
         InputError
             A file is broken, or not of this sweep.
         """
-        return {
-            int(match[1]): self._read(path, int(match[1]))
-            for path in self._files()
-            if (match := _PART.fullmatch(path.name))
-        }
+        frames = {}
+        for path in sorted(self.folder.glob("part-*.parquet")):
+            match = _PART.fullmatch(path.name)
+            if match is None or int(match[1]) not in expected:
+                raise InputError.of("path", str(path), "is not a part of this sweep", "take the file away")
+            frames[int(match[1])] = self._read(path, expected[int(match[1])])
+        return frames
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("part-*.parquet"))
-
-    def _read(self, path: Path, first: int) -> pd.DataFrame:
+    def _read(self, path: Path, axes: pd.DataFrame) -> pd.DataFrame:
+        """Read a block, and take its axes from the sweep: Parquet changes the types of some values."""
         import pandas as pd
 
+        way_out = "take the file away; its points will be computed again"
         try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            way_out = "take the file away; its points will be computed again"
+            frame = pd.read_parquet(path, page_checksum_verification=True)
+            belongs = list(frame) == [*axes, *RESULTS] and frame.index.equals(axes.index)
+            same = belongs and all(_alike(frame[name], axes[name]) for name in axes)
+            sound = same and [frame[name].dtype.kind for name in RESULTS[:-1]] == ["f"] * len(RESULTS[2:]) + ["b"]
+        except Exception as error:  # a damaged description makes the readers raise anything
             raise InputError.of("path", str(path), f"is not a readable Parquet file ({error})", way_out) from error
-        names = {axis["name"] for axis in self.about["axes"]}
-        if not names <= set(frame.columns) or first % self.about["block"] or len(frame) > self.about["block"]:
-            raise InputError.of("path", str(path), "is not a part of this sweep", "take the file away")
-        return frame
+        if not sound:
+            raise InputError.of("path", str(path), "is not a part of this sweep", way_out)
+        return pd.concat([axes, frame[list(RESULTS)]], axis=1)
 
     def write(self, first: int, frame: pd.DataFrame) -> None:
         """Keep a block; its file is there whole or not at all."""
         with replace_file(self.folder / f"part-{first:012d}.parquet") as stream:
-            frame.to_parquet(stream)
+            frame.to_parquet(stream, write_page_checksum=True)
+
+
+def _alike(found: pd.Series, wanted: pd.Series) -> bool:
+    """Whether two columns hold the same values, in whatever types; what is missing is missing in both."""
+    gaps = found.isna().to_numpy()
+    same_gaps = bool((gaps == wanted.isna().to_numpy()).all())
+    return same_gaps and list(map(plain, found[~gaps])) == list(map(plain, wanted[~gaps]))

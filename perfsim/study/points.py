@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,15 +18,22 @@ from perfsim.schedule.expand import is_too_long, period_of
 from perfsim.schedule.program import operator_picoseconds, price_graph
 from perfsim.schedule.taskgraph import Lists, Period
 from perfsim.schedule.template import Template, make_template
+from perfsim.spec.model import Model
+from perfsim.spec.plan import Plan
 from perfsim.spec.scenario import Scenario
+from perfsim.spec.workload import Workload
 from perfsim.units import seconds
 
 if TYPE_CHECKING:
     from perfsim.sim.periodic import Lifetimes
 
-__all__ = ["Layouts", "Sizes", "evaluate"]
+__all__ = ["Sizes", "evaluate"]
 
 Integers = NDArray[np.int64]
+
+_MOST = 2.0**61
+_MOST_TOKENS = 1e12
+"""Of a microbatch; a token has far less than a million bytes of activations in all operators of a layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +65,33 @@ class _Layout:
     lifetimes: Lifetimes
 
 
-class Layouts:
-    """The layout of the last scenario, for the next: clusters that differ only in their speeds share one."""
+@dataclass(frozen=True)
+class _Structure:
+    """What a layout depends on: of a cluster only the domains, which say what tiers a group of devices spans."""
 
-    def __init__(self) -> None:
-        self._last: dict[tuple[Any, ...], _Layout] = {}
+    model: Model
+    plan: Plan
+    workload: Workload
+    domains: tuple[int | None, ...]
+    shapes: bytes
+    scenario: Scenario = field(compare=False)
 
-    def of(self, scenario: Scenario, shapes: Integers) -> _Layout:
-        """Give the layout of a scenario for some shapes."""
-        # Of a cluster only the domains matter: they say which tiers a group of devices spans.
+    @classmethod
+    def of(cls, scenario: Scenario, shapes: Integers) -> _Structure:
         domains = tuple(tier.domain_size for tier in scenario.cluster.tiers)
-        key = (scenario.model, scenario.plan, scenario.workload, domains, shapes.tobytes())
-        if key not in self._last:
-            graph = sized_graph(scenario, tokens_of(scenario, shapes[:, 0].astype(float), shapes[:, 1].astype(float)))
-            template = make_template(graph, folded=True)
-            self._last = {key: _Layout(graph, template, period_of(template), _lifetimes(template, shapes))}
-        return self._last[key]
+        return cls(scenario.model, scenario.plan, scenario.workload, domains, shapes.tobytes(), scenario)
 
 
-def evaluate(scenario: Scenario, sizes: Sizes, layouts: Layouts | None = None) -> dict[str, NDArray[Any]]:
+@lru_cache(maxsize=2)
+def _lay_out(structure: _Structure) -> _Layout:
+    """Make a layout, or give the last one again: clusters that differ only in their speeds share it."""
+    scenario, shapes = structure.scenario, np.frombuffer(structure.shapes, dtype=np.int64).reshape(-1, 2)
+    graph = sized_graph(scenario, tokens_of(scenario, shapes[:, 0].astype(float), shapes[:, 1].astype(float)))
+    template = make_template(graph, folded=True)
+    return _Layout(graph, template, period_of(template), _lifetimes(template, shapes))
+
+
+def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray[Any]]:
     """Compute every point: the times that `simulate` gives, to the bit, and its memory peaks.
 
     Parameters
@@ -84,26 +100,26 @@ def evaluate(scenario: Scenario, sizes: Sizes, layouts: Layouts | None = None) -
         Its own batch, sequence and microbatch do not matter.
     sizes : Sizes
         Of points that the scenario allows: batches are multiples of its replicas.
-    layouts : Layouts, optional
-        Shared by the scenarios of a sweep.
 
     Returns
     -------
     dict of str to ndarray
         ``makespan_s``, ``tokens_per_s``, ``first_sequence_s``, ``mfu``, ``mfu_full_attention``, ``peak_bytes``,
-        ``capacity_bytes``, ``fits`` and ``too_long``, which marks work that whole picoseconds cannot hold.
+        ``capacity_bytes``, ``fits`` and ``too_long``, which marks work and memory that 64 bits cannot count.
     """
     from perfsim.sim.periodic import Points, solve_points
 
     replica_batch = sizes.batch_size // scenario.plan.data
     even = -(-replica_batch // scenario.plan.pipeline)
     microbatch = np.where(sizes.microbatch_size > 0, np.minimum(sizes.microbatch_size, replica_batch), even)
+    too_large = _is_too_large(scenario, replica_batch, microbatch, sizes.sequence_length)
+    sequence = np.where(too_large, 1, sizes.sequence_length)
     count, rest = np.divmod(replica_batch, microbatch)
-    shapes, shape, rest_shape = _shapes(microbatch, rest, sizes.sequence_length)
-    layout = (layouts or Layouts()).of(scenario, shapes)
+    shapes, shape, rest_shape = _shapes(microbatch, rest, sequence)
+    layout = _lay_out(_Structure.of(scenario, shapes))
     priced = operator_picoseconds(price_graph(layout.graph, scenario.cluster), len(shapes))
     duration_ps = priced[:, layout.template.operator]
-    too_long = is_too_long(duration_ps.sum(axis=1, dtype=float)[shape] * (count + (rest > 0)))
+    too_long = too_large | is_too_long(duration_ps.sum(axis=1, dtype=float)[shape] * (count + (rest > 0)))
     points = Points(shape, rest_shape, np.where(too_long, 1, count))
     order = np.lexsort((points.repeats, points.rest, points.shape))
     makespan_ps, first_ps, activation_bytes = (
@@ -112,7 +128,7 @@ def evaluate(scenario: Scenario, sizes: Sizes, layouts: Layouts | None = None) -
             layout.period, duration_ps, layout.lifetimes, Points(*(part[order] for part in points))
         )
     )
-    resident = resident_memory(scenario, layout.graph, replica_batch * sizes.sequence_length)
+    resident = resident_memory(scenario, layout.graph, replica_batch * sequence)
     peaks = [
         stage.weights_bytes + stage.kv_cache_bytes + stage.reserve_bytes + _of_shape(stage.buffer_bytes, shape)
         for stage in resident
@@ -126,6 +142,13 @@ def evaluate(scenario: Scenario, sizes: Sizes, layouts: Layouts | None = None) -
         "fits": peak_bytes <= scenario.cluster.accelerator.memory_bytes,
         "too_long": too_long,
     }
+
+
+def _is_too_large(scenario: Scenario, batch: Integers, microbatch: Integers, sequence: Integers) -> NDArray[np.bool_]:
+    """Whether 64 bits cannot count the bytes of a KV cache, or of a microbatch, with room for sums of them."""
+    token_bytes = scenario.model.kv_cache_bytes_per_token(scenario.kv_dtype)
+    cached_bytes = batch.astype(float) * sequence * token_bytes
+    return (cached_bytes > _MOST) | (microbatch.astype(float) * sequence > _MOST_TOKENS)
 
 
 def _shapes(microbatch: Integers, rest: Integers, sequence: Integers) -> tuple[Integers, Integers, Integers]:

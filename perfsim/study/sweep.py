@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from perfsim.errors import Faults, InputError, PerfsimError
 from perfsim.spec.files import scenario_from_table, scenario_to_table
 from perfsim.spec.scenario import Scenario
-from perfsim.study.axes import Axes, read_axes
-from perfsim.study.blocks import evaluate_block
+from perfsim.study.axes import Axes, plain, read_axes
+from perfsim.study.blocks import axis_columns, evaluate_block
 from perfsim.study.parts import Parts
 
 if TYPE_CHECKING:
@@ -99,7 +103,7 @@ def sweep(
     space = read_axes(scenario, axes)
     task = _Task(scenario, space)
     parts = None if path is None else Parts.open(Path(path), task.fingerprint())
-    frames: dict[int, pd.DataFrame] = {} if parts is None else parts.read()
+    frames: dict[int, pd.DataFrame] = {} if parts is None else parts.read(_Expected(task))
     _run_blocks(task, frames, parts, workers=workers, executor=executor, progress=progress)
     table = pd.concat([frames[first] for first in sorted(frames)]).sort_index()
     table.attrs[ATTRIBUTE] = json.dumps({"scenario": scenario_to_table(scenario), "axes": space.to_table()})
@@ -115,8 +119,11 @@ class _Task:
 
     def block(self, first: int) -> pd.DataFrame:
         """Evaluate the block that begins with point number `first` of the work order."""
-        last = min(first + self.length, self.axes.num_points)
-        return evaluate_block(self.scenario, self.axes, self.axes.in_work_order(first, last))
+        return evaluate_block(self.scenario, self.axes, self.points(first))
+
+    def points(self, first: int) -> NDArray[np.int64]:
+        """Points of a block."""
+        return self.axes.in_work_order(first, min(first + self.length, self.axes.num_points))
 
     def firsts(self) -> range:
         """Where the blocks begin."""
@@ -130,6 +137,27 @@ class _Task:
     def fingerprint(self) -> dict[str, Any]:
         """What a sweep's files must agree on."""
         return {"scenario": scenario_to_table(self.scenario), "axes": self.axes.to_table(), "block": self.length}
+
+
+class _Expected(Mapping[int, "pd.DataFrame"]):
+    """The columns of the axes of every block, made when they are looked at."""
+
+    def __init__(self, task: _Task) -> None:
+        self.task = task
+
+    def __getitem__(self, first: int) -> pd.DataFrame:
+        import pandas as pd
+
+        if first not in self.task.firsts():
+            raise KeyError(first)
+        points = self.task.points(first)
+        return pd.DataFrame(axis_columns(self.task.axes, points), index=points)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.task.firsts())
+
+    def __len__(self) -> int:
+        return len(self.task.firsts())
 
 
 def _run_blocks(
@@ -217,7 +245,7 @@ def scenario_at(row: pd.Series) -> Scenario:
     base = about["scenario"]
     changes = {}
     for axis in about["axes"]:
-        value = axis["values"][axis["labels"].index(_plain(row[axis["name"]]))]
+        value = axis["values"][_position(axis["labels"], row[axis["name"]])]
         if axis["path"] in base:
             base = {**base, axis["path"]: value}
         else:
@@ -225,5 +253,7 @@ def scenario_at(row: pd.Series) -> Scenario:
     return scenario_from_table(base).with_(**changes)
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+def _position(labels: list[Any], value: Any) -> int:
+    """Where a value of a table stands among the labels of its axis; a missing number was none."""
+    wanted = plain(value)
+    return labels.index(None if isinstance(wanted, float) and math.isnan(wanted) else wanted)
