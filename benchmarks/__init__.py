@@ -1,0 +1,1 @@
+"""Timings of perfsim beside their goals: ``python -m benchmarks``."""
