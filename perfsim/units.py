@@ -93,8 +93,8 @@ def picoseconds(duration_s: ArrayLike) -> NDArray[np.int64]:
     >>> picoseconds([1.5e-6, 0.0])
     array([1500000,       0])
     """
-    exact = np.rint(np.asarray(duration_s, dtype=np.float64) * PICOSECONDS_PER_SECOND)
-    return np.minimum(exact, 2.0**62).astype(np.int64)
+    held = np.minimum(np.asarray(duration_s, dtype=np.float64), 2.0**62 / PICOSECONDS_PER_SECOND)
+    return np.rint(held * PICOSECONDS_PER_SECOND).astype(np.int64)
 
 
 def seconds(duration_ps: ArrayLike) -> NDArray[np.float64]:

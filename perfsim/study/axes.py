@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, product
@@ -53,13 +53,10 @@ class Axis:
         """Whether whole plans, workloads, models or clusters vary."""
         return self.path in _PARTS
 
-    def columns(self) -> dict[str, list[Any]]:
-        """The columns of the axis, one entry a value: its label and, of whole parts, their fields beside it."""
-        columns: dict[str, list[Any]] = {self.name: list(self.labels)}
-        if self.is_part:
-            fields = [name for name in _scalar_fields(self.values) if self.path != "cluster" or name != "title"]
-            columns |= {f"{self.path}.{name}": [getattr(value, name) for value in self.values] for name in fields}
-        return columns
+    def fields(self) -> list[str]:
+        """Fields that stand beside the labels of whole parts."""
+        names = _scalar_fields(self.values) if self.is_part else []
+        return [name for name in names if self.path != "cluster" or name != "title"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,19 @@ class Axes:
     def points_per_scenario(self) -> int:
         """Points that are evaluated as a whole: those that differ in sizes only."""
         return int(np.prod([len(axis.values) for axis in self.axes if axis.path in SIZES], dtype=np.int64))
+
+    def columns(self) -> Iterator[tuple[str, Axis, list[Any]]]:
+        """Give every column: its name, its axis, and what stands in it for each value of the axis.
+
+        An axis has its values or labels; whole parts have their fields beside them, but for those that another axis
+        changes, which have columns of their own.
+        """
+        paths = {axis.path for axis in self.axes}
+        for axis in self.axes:
+            yield axis.name, axis, list(axis.labels)
+            for field in axis.fields():
+                if f"{axis.path}.{field}" not in paths:
+                    yield f"{axis.path}.{field}", axis, [getattr(value, field) for value in axis.values]
 
     def indices(self, points: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """For each axis, by its path, which of its values each point has."""
@@ -190,7 +200,8 @@ def _check_values(scenario: Scenario, axis: Axis, others: list[Axis], faults: Fa
         if other.path.startswith(f"{part}.") and other.path not in SIZES
     ]
     wholes = next((other.values for other in others if other.path == part), (getattr(scenario, part),))
-    wholes = tuple(whole for whole in wholes if isinstance(whole, type(getattr(scenario, part))))
+    kind = type(getattr(scenario, part))
+    wholes = tuple(whole for whole in wholes if isinstance(whole, kind)) or (getattr(scenario, part),)
     for value in axis.values:
         # There may be millions of sizes, and what they may be is simple.
         if axis.path in SIZES and type(value) is int and 0 < value <= MAX_SIZE:

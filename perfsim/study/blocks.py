@@ -67,12 +67,8 @@ class _Columns(NamedTuple):
 
 def axis_columns(axes: Axes, points: Integers) -> dict[str, Any]:
     """What stands in the columns of the axes for some points."""
-    columns: dict[str, Any] = {}
     indices = axes.indices(points)
-    for axis in axes.axes:
-        for name, values in axis.columns().items():
-            columns[name] = _column(values, indices[axis.path])
-    return columns
+    return {name: _column(values, indices[axis.path]) for name, axis, values in axes.columns()}
 
 
 def _column(values: list[Any], index: Integers) -> Any:

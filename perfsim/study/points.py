@@ -119,7 +119,8 @@ def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray[Any]]:
     layout = _lay_out(_Structure.of(scenario, shapes))
     priced = operator_picoseconds(price_graph(layout.graph, scenario.cluster), len(shapes))
     duration_ps = priced[:, layout.template.operator]
-    too_long = too_large | is_too_long(duration_ps.sum(axis=1, dtype=float)[shape] * (count + (rest > 0)))
+    once_ps = duration_ps.sum(axis=1, dtype=float)
+    too_long = too_large | is_too_long(once_ps[shape] * count + np.where(rest > 0, once_ps[rest_shape], 0.0))
     points = Points(shape, rest_shape, np.where(too_long, 1, count))
     order = np.lexsort((points.repeats, points.rest, points.shape))
     makespan_ps, first_ps, activation_bytes = (

@@ -96,11 +96,7 @@ def sweep(
     """
     import pandas as pd
 
-    faults = Faults("sweep")
-    faults.instance("scenario", scenario, Scenario)
-    faults.integer("workers", workers)
-    faults.raise_if_any()
-    space = read_axes(scenario, axes)
+    space = _check(scenario, axes, workers=workers, executor=executor, path=path, progress=progress)
     task = _Task(scenario, space)
     parts = None if path is None else Parts.open(Path(path), task.fingerprint())
     frames: dict[int, pd.DataFrame] = {} if parts is None else parts.read(_Expected(task))
@@ -108,6 +104,25 @@ def sweep(
     table = pd.concat([frames[first] for first in sorted(frames)]).sort_index()
     table.attrs[ATTRIBUTE] = json.dumps({"scenario": scenario_to_table(scenario), "axes": space.to_table()})
     return table
+
+
+def _check(scenario: Any, axes: Mapping[str, Any], **arguments: Any) -> Axes:
+    """Check everything that a sweep is given, and read its axes."""
+    faults = Faults("sweep")
+    faults.integer("workers", arguments["workers"])
+    faults.flag("progress", arguments["progress"])
+    if arguments["executor"] is not None and not callable(getattr(arguments["executor"], "submit", None)):
+        faults.add("executor", arguments["executor"], "must be a concurrent.futures.Executor")
+    if not isinstance(arguments["path"], str | Path | None):
+        faults.add("path", arguments["path"], "must be the path of a folder")
+    space = Axes(())
+    if faults.instance("scenario", scenario, Scenario):
+        try:
+            space = read_axes(scenario, axes)
+        except InputError as error:
+            faults.take(error)
+    faults.raise_if_any()
+    return space
 
 
 @dataclass(frozen=True)
@@ -242,18 +257,29 @@ def scenario_at(row: pd.Series) -> Scenario:
             "row", type(row).__name__, "must be one row of a sweep's table", "take it with .iloc or .loc"
         )
     about = json.loads(text)
-    base = about["scenario"]
-    changes = {}
-    for axis in about["axes"]:
-        value = axis["values"][_position(axis["labels"], row[axis["name"]])]
-        if axis["path"] in base:
-            base = {**base, axis["path"]: value}
-        else:
-            changes[axis["path"]] = value
-    return scenario_from_table(base).with_(**changes)
+    table, axes = about["scenario"], about["axes"]
+    # Whole parts first: fields of theirs may vary too.
+    for axis in sorted(axes, key=lambda axis: axis["path"].count(".")):
+        table = _replaced(table, axis["path"].split("."), axis["values"][_position(axis, row)])
+    return scenario_from_table(table)
 
 
-def _position(labels: list[Any], value: Any) -> int:
-    """Where a value of a table stands among the labels of its axis; a missing number was none."""
-    wanted = plain(value)
-    return labels.index(None if isinstance(wanted, float) and math.isnan(wanted) else wanted)
+def _position(axis: Mapping[str, Any], row: pd.Series) -> int:
+    """Which of an axis's values a row has; a missing number was none."""
+    wanted = plain(row.get(axis["name"], default=axis))
+    if isinstance(wanted, float) and math.isnan(wanted):
+        wanted = None
+    for position, label in enumerate(axis["labels"]):
+        if label == wanted and isinstance(label, bool) == isinstance(wanted, bool):
+            return position
+    way_out = "take it with .iloc or .loc from the table as sweep gave it"
+    raise InputError.of("row", row.name, f"must have a value of the axis {axis['name']}", way_out)
+
+
+def _replaced(table: Any, path: list[str], value: Any) -> Any:
+    """Copy a table of plain values with one of them replaced, by its place."""
+    if not path:
+        return value
+    if isinstance(table, list):
+        return [_replaced(item, path[1:], value) if str(i) == path[0] else item for i, item in enumerate(table)]
+    return {**table, path[0]: _replaced(table.get(path[0]), path[1:], value)}

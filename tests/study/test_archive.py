@@ -160,6 +160,15 @@ def test_times_of_another_type_are_refused(refused, saved, small_result, dtype):
     assert refused(perfsim.load_result, saved)
 
 
+@pytest.mark.parametrize("shape", [(), (1, -1)])
+def test_times_of_another_shape_are_refused(refused, saved, small_result, shape):
+    """They are one row."""
+    ends = small_result.run.timeline.end_ps
+    repack(saved, end_ps=ends.reshape(shape) if shape else ends[0])
+    (fault,) = refused(perfsim.load_result, saved)
+    assert "must be one row" in fault.allowed
+
+
 def test_only_npz_is_written(refused, small_result, tmp_path):
     """The way out gives the name to write."""
     (fault,) = refused(perfsim.save_result, small_result, tmp_path / "result.json")
