@@ -201,7 +201,7 @@ def test_a_device_that_is_not_there_is_refused(refused, result, view, device):
 
 def test_more_work_than_picoseconds_can_hold_is_refused(refused, improved):
     """Rather than a wrong time."""
-    (fault,) = refused(perfsim.simulate, improved.with_(batch_size=2**31, microbatch_size=2**30))
+    (fault,) = refused(perfsim.simulate, improved.with_(batch_size=10**9, microbatch_size=10**9 // 2))
     assert "s of work" in fault.value
     assert fault.way_out
 

@@ -336,7 +336,9 @@ class Backwards(ThreadPoolExecutor):
             future.set_result(function(*args, **kwargs))
 
 
-@pytest.mark.parametrize("executor", [Here, lambda: Backwards(3), lambda: ThreadPoolExecutor(3)], ids=str)
+@pytest.mark.parametrize(
+    "executor", [Here, lambda: Backwards(3), lambda: ThreadPoolExecutor(3)], ids=["at once", "backwards", "threads"]
+)
 def test_any_executor_gives_the_same_table(base, small_blocks, executor, tmp_path):
     """In whatever order the blocks come back, and what is written is the same."""
     wanted = quiet(base, path=tmp_path / "here", **SIZES)
