@@ -125,6 +125,8 @@ def scenario_to_table(scenario: Scenario) -> dict[str, Any]:
 
 def to_plain(value: Any) -> Any:
     """Turn dataclasses, mappings and tuples into tables and lists of plain values."""
+    if value is None or isinstance(value, str | int | float):  # most values, and soon told
+        return value
     if dataclasses.is_dataclass(value):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
