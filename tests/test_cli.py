@@ -1,5 +1,6 @@
 """The command line: the demonstration, single runs, comparisons, profiles, and one clear line on bad input."""
 
+import errno
 import json
 import os
 import subprocess
@@ -126,7 +127,9 @@ def test_the_demo_explains_its_files(demonstration):
 
 def test_the_demo_speaks_json(monkeypatch, tmp_path):
     """Tables, claims and the paths of the files, which are not written again here."""
-    monkeypatch.setattr("perfsim.cli.write_demo", lambda _comparison, _claims, out: (out / "README.md",))
+    monkeypatch.setattr(
+        "perfsim.cli.commands.write_demo", lambda _comparison, _claims, out, _helper: (out / "README.md",)
+    )
     report = json.loads(invoke("demo", "--json", "--out", tmp_path).stdout)
     assert [row["plan"] for row in report["table"]] == list(demo.DEMO_PLANS)
     assert len(report["claims"]) == 14
@@ -335,6 +338,44 @@ def test_a_wrong_call_is_one_line(command, part):
     assert part in line
 
 
+def test_faults_of_several_scenarios_come_together(write):
+    """Each with the name of its scenario."""
+    first, second = write({"tensor = 8": "tensr = 8"}, "a.toml"), write({"batch_size = 8": "batch_size = 0"}, "b.toml")
+    outcome = invoke("compare", first, second, "seed-x", "--baseline", first)
+    parts = f"{first}: plan.tensr = 8", f"{second}: workload.batch_size = 0", "seed-x: scenario = 'seed-x'"
+    refused_line(outcome, *parts)
+
+
+def test_a_call_without_a_command_explains_itself():
+    """As --help does."""
+    outcome = invoke()
+    assert outcome.exit_code == 0
+    assert outcome.stdout == invoke("--help").stdout
+
+
+def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
+    """Exit status 1: the input was right."""
+
+    def fill(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(demo, "save_result", fill)
+    outcome = invoke("run", "seed-improved", "--out", tmp_path / "out")
+    assert outcome.exit_code == 1
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith("perfsim: ")
+    assert "No space left on device" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_in_a_pipe_have_a_line_a_row():
+    """However long the row is."""
+    lines = invoke("profiles", "dgx-h100").stdout.splitlines()
+    sources = perfsim.load_cluster("dgx-h100").sources
+    assert len(lines) == 2 + len(sources)
+    assert [line.split()[0] for line in lines[2:]] == list(sources)
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(write, tmp_path):
     """A file is in the way, itself or above; it stays."""
     (tmp_path / "file").write_text("mine", encoding="utf-8")
@@ -349,7 +390,7 @@ def test_what_cannot_be_simulated_has_status_1(monkeypatch):
     def block(*_args, **_kwargs):
         raise perfsim.DeadlockError(["send of microbatch 3"], 1)
 
-    monkeypatch.setattr("perfsim.cli.simulate", block)
+    monkeypatch.setattr("perfsim.cli.commands.simulate", block)
     outcome = invoke("run", "seed-improved")
     assert outcome.exit_code == 1
     (line,) = outcome.stderr.splitlines()

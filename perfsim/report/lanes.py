@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perfsim.errors import InputError
 from perfsim.ops.nodes import Operator
 from perfsim.schedule.program import Program
 from perfsim.sim.timeline import Timeline
@@ -107,7 +109,16 @@ class Run:
         return self.program.scenario.plan.num_devices
 
     def slot_of(self, device: int) -> int:
-        """The slot that stands for a device."""
+        """The slot that stands for a device.
+
+        Raises
+        ------
+        InputError
+            The plan has no such device.
+        """
+        if not isinstance(device, numbers.Integral) or not 0 <= device < self.num_devices:
+            allowed = f"must be one of the plan's devices, 0 to {self.num_devices - 1}"
+            raise InputError.of("device", device, allowed)
         return device // self.program.template.devices_per_slot
 
     def devices_of(self, slot: int) -> range:

@@ -133,6 +133,7 @@ def plot_memory_over_time(
         legend_above,
         limit,
         pixels_wide,
+        steps,
         time_axis,
     )
 
@@ -149,7 +150,7 @@ def plot_memory_over_time(
     over = peak > capacity_bytes
     if over:
         high = np.maximum(most, capacity_bytes)
-        ax.stairs(high, edges, baseline=capacity_bytes, fill=True, facecolor="none", hatch="//", edgecolor=WARNING)
+        steps(ax, high, edges, capacity_bytes, facecolor="none", hatch="//", edgecolor=WARNING)
     ax.set_xlim(low_s, high_s)
     ax.set_ylim(0, (max(peak, capacity_bytes) if near else peak) * 1.1)
     time_axis(ax, "x", high_s - low_s)
@@ -165,11 +166,13 @@ def _fill(
     ax: Axes, edges: NDArray[np.float64], least: NDArray[np.float64], most: NDArray[np.float64], resident: float
 ) -> dict[str, str]:
     """Fill what stays and what comes and goes, and give the colours by name."""
+    from perfsim.report.canvas import steps
+
     firm, stays = MEMORY_COLOURS["activations"], _tint(MEMORY_COLOURS["weights"])
     light = _tint(firm)
-    ax.stairs(most, edges, baseline=resident, fill=True, color=light, linewidth=0)
-    ax.stairs(least, edges, baseline=resident, fill=True, color=firm, linewidth=0)
-    ax.stairs(most, edges, baseline=None, color=INK, linewidth=0.7)
+    steps(ax, most, edges, resident, facecolor=light, linewidth=0)
+    steps(ax, least, edges, resident, facecolor=firm, linewidth=0)
+    steps(ax, most, edges, None, edgecolor=INK, linewidth=0.7)
     ax.fill_between(edges[[0, -1]], resident, color=stays, linewidth=0)
     several = bool((least < most).any())
     colours = {"activations, at least": firm, "at most, within a pixel": light} if several else {"activations": firm}

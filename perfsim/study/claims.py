@@ -47,6 +47,11 @@ def deployment_claims(comparison: Comparison, plan: str) -> tuple[Claim, ...]:
     -------
     tuple of Claim
         The five of its verification, and those about speed, balance, on-chip memory, communication and memory.
+
+    Raises
+    ------
+    InputError
+        The comparison has no such plan.
     """
     result = comparison[plan]
     others = {name: other for name, other in comparison.results.items() if name != plan}

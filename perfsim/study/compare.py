@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from perfsim.errors import Faults
 from perfsim.report.breakdown import IDLE, KINDS, time_by_kind
@@ -15,6 +14,7 @@ from perfsim.spec.scenario import Scenario
 from perfsim.units import format_seconds
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["Comparison", "compare"]
@@ -51,8 +51,8 @@ def compare(scenarios: Mapping[str, Scenario | Result], *, baseline: str) -> Com
     True
     """
     faults = Faults("compare")
-    if not isinstance(scenarios, Mapping) or not scenarios:
-        faults.add("scenarios", scenarios, "must be a mapping with at least one plan", 'such as {"a": scenario}')
+    if not isinstance(scenarios, Mapping) or not scenarios or not all(isinstance(name, str) for name in scenarios):
+        faults.add("scenarios", scenarios, "must be a mapping of names to at least one plan", 'such as {"a": scenario}')
         faults.raise_if_any()
     faults.choice("baseline", baseline, list(scenarios))
     for name, scenario in scenarios.items():
@@ -80,27 +80,36 @@ class Comparison:
     baseline: str
 
     def __getitem__(self, name: str) -> Result:
+        faults = Faults("comparison")
+        faults.choice("plan", name, list(self.results))
+        faults.raise_if_any()
         return self.results[name]
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a plan.
 
-        ``speedup`` is the baseline's makespan over the plan's; ``first_sequence_speedup`` the same for the first
-        sequence; ``mfu`` counts the FLOP that the workload asks for (causal: half of the pairs of tokens),
+        ``speedup`` is how many times as fast as the baseline the plan computes tokens: with the same workload, the
+        baseline's makespan over the plan's. ``first_sequence_speedup`` is the baseline's time for the first sequence
+        over the plan's; ``mfu`` counts the FLOP that the workload asks for (causal: half of the pairs of tokens),
         ``mfu_full_attention`` all pairs. The rest is `Result.summary`.
         """
+        import pandas as pd
+
         table = pd.DataFrame({name: result.summary for name, result in self.results.items()}).T.infer_objects()
         table.index.name = "plan"
-        for position, (column, of) in enumerate(
-            (("speedup", "makespan_s"), ("first_sequence_speedup", "first_sequence_s"))
-        ):
-            table.insert(position, column, table.loc[self.baseline, of] / table[of])
+        tokens = self[self.baseline].scenario.workload.tokens
+        work = [result.scenario.workload.tokens / tokens for result in self.results.values()]
+        faster, sooner = (table.loc[self.baseline, of] / table[of] for of in ("makespan_s", "first_sequence_s"))
+        table.insert(0, "speedup", faster * work)
+        table.insert(1, "first_sequence_speedup", sooner)
         return table
 
-    @property
+    @cached_property
     def time_by_kind(self) -> pd.DataFrame:
         """Seconds of the makespan by kind of operator, one row a plan; a row adds up to the makespan."""
+        import pandas as pd
+
         return pd.DataFrame({name: time_by_kind(result.run) for name, result in self.results.items()}).T
 
     def waterfall(self, plan: str, start: str | None = None) -> pd.DataFrame:
@@ -119,12 +128,14 @@ class Comparison:
             ``kind``, ``change_s``, ``start_s``, ``end_s``: first the makespan of the one plan, then the change by each
             kind of operator and by idling, last the makespan of the other.
         """
+        import pandas as pd
+
         start = self.baseline if start is None else start
         faults = Faults("waterfall")
         faults.choice("plan", plan, list(self.results))
         faults.choice("start", start, list(self.results))
         faults.raise_if_any()
-        before, after = time_by_kind(self.results[start].run), time_by_kind(self.results[plan].run)
+        before, after = self.time_by_kind.loc[start], self.time_by_kind.loc[plan]
         level = self.results[start].makespan_s
         rows = [(start, level, 0.0, level)]
         for kind in KINDS:
@@ -138,7 +149,7 @@ class Comparison:
     def findings(self) -> tuple[str, ...]:
         """What the comparison says, in plain words."""
         table = self.table
-        fastest, soonest = table["makespan_s"].astype(float).idxmin(), table["first_sequence_s"].astype(float).idxmin()
+        fastest, soonest = table["speedup"].idxmax(), table["first_sequence_s"].idxmin()
         findings = [
             f"Throughput: {fastest} is fastest, with {format_seconds(table.loc[fastest, 'makespan_s'])} for the whole "
             f"batch, {table.loc[fastest, 'speedup']:.2f} times as fast as {self.baseline}.",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Executor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +59,8 @@ def write_plan(result: Result, folder: str | Path) -> tuple[Path, ...]:
 
 def _draw_plan(result: Result, folder: Path) -> None:
     _save(plots.plot_timeline(result.run), folder / "timeline.png")
-    _save(plots.plot_timeline(result.run, microbatches=range(3)), folder / "timeline_first_microbatches.png")
+    first = range(min(3, result.scenario.num_microbatches))
+    _save(plots.plot_timeline(result.run, microbatches=first), folder / "timeline_first_microbatches.png")
     _save(plots.plot_load_balance(result.load_balance), folder / "load_balance.png")
     _save(plots.plot_memory(result.memory), folder / "memory.png")
     capacity = int(result.memory["capacity_bytes"].iloc[0])
@@ -65,10 +69,14 @@ def _draw_plan(result: Result, folder: Path) -> None:
 
 
 def _save(ax: Axes, path: Path) -> None:
-    ax.figure.savefig(path, dpi=110, bbox_inches="tight")  # type: ignore[union-attr]
+    from perfsim.report.canvas import write_png
+
+    write_png(ax, path)
 
 
-def write_demo(comparison: Comparison, claims: tuple[Claim, ...], folder: str | Path) -> tuple[Path, ...]:
+def write_demo(
+    comparison: Comparison, claims: tuple[Claim, ...], folder: str | Path, helper: Executor | None = None
+) -> tuple[Path, ...]:
     """Write the deployment files of the improved plan, everything about each plan, and their comparison.
 
     Parameters
@@ -76,27 +84,49 @@ def write_demo(comparison: Comparison, claims: tuple[Claim, ...], folder: str | 
     comparison : Comparison
     claims : tuple of Claim
     folder : str or Path
+    helper : concurrent.futures.Executor, optional
+        Where all plans but the last are written, while this process writes the rest; everything here when left out.
 
     Returns
     -------
     tuple of Path
     """
     with new_folder(folder) as made:
-        write_deployment(comparison[DEMO_PLAN], made)
-        for name, result in comparison.results.items():
-            write_plan(result, made / "plans" / name)
-        compared = made / "comparison"
-        compared.mkdir()
-        comparison.table.to_csv(compared / "comparison.csv")
-        comparison.time_by_kind.to_csv(compared / "time_by_kind.csv")
-        comparison.waterfall(DEMO_PLAN).to_csv(compared / "waterfall.csv", index=False)
-        _save(comparison.plot_timelines(), compared / "timelines.png")
-        _save(comparison.plot_timelines(end_s=0.6), compared / "timelines_start.png")
-        _save(comparison.plot_time_by_kind(), compared / "time_by_kind.png")
-        _save(comparison.plot_waterfall(DEMO_PLAN), compared / "waterfall.png")
-        (made / "README.md").write_text(_readme(comparison, claims), encoding="utf-8")
+        with _writing_plans(comparison.results, made / "plans", helper):
+            write_deployment(comparison[DEMO_PLAN], made)
+            _write_comparison(comparison, made / "comparison")
+            (made / "README.md").write_text(_readme(comparison, claims), encoding="utf-8")
         paths = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
     return tuple(Path(folder) / path for path in paths)
+
+
+@contextmanager
+def _writing_plans(results: dict[str, Result], folder: Path, helper: Executor | None) -> Iterator[None]:
+    """Write the plans, most of them by the helper while this process goes on.
+
+    Whatever happens meanwhile, the helper's work is over at the end: it writes into a folder that goes away then.
+    """
+    names = list(results)
+    helped = [helper.submit(write_plan, results[name], folder / name) for name in names[:-1]] if helper else []
+    try:
+        for name in names[len(helped) :]:
+            write_plan(results[name], folder / name)
+        yield
+    finally:
+        wait(helped)
+    for plan in helped:
+        plan.result()
+
+
+def _write_comparison(comparison: Comparison, folder: Path) -> None:
+    folder.mkdir()
+    comparison.table.to_csv(folder / "comparison.csv")
+    comparison.time_by_kind.to_csv(folder / "time_by_kind.csv")
+    comparison.waterfall(DEMO_PLAN).to_csv(folder / "waterfall.csv", index=False)
+    _save(comparison.plot_timelines(), folder / "timelines.png")
+    _save(comparison.plot_timelines(end_s=0.6), folder / "timelines_start.png")
+    _save(comparison.plot_time_by_kind(), folder / "time_by_kind.png")
+    _save(comparison.plot_waterfall(DEMO_PLAN), folder / "waterfall.png")
 
 
 def _readme(comparison: Comparison, claims: tuple[Claim, ...]) -> str:

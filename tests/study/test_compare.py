@@ -81,7 +81,24 @@ def test_results_are_taken_as_they_are(small_result):
     assert comparison.table.loc["b", "speedup"] == 1
 
 
-@pytest.mark.parametrize("plans", [{}, None, [1], "seed-improved"])
+def test_plans_with_other_work_are_held_against_each_other_by_tokens(small_result):
+    """Half of the work in half of the time is not faster."""
+    plans = {"all": small_result, "half": small_result.scenario.with_(batch_size=3)}
+    comparison = perfsim.compare(plans, baseline="all")
+    every, half = comparison["all"], comparison["half"]
+    assert half.makespan_s < every.makespan_s
+    assert comparison.table.loc["half", "speedup"] == pytest.approx(half.tokens_per_s / every.tokens_per_s)
+    assert comparison.table.loc["half", "speedup"] < 1
+    assert "Throughput: all is fastest" in comparison.findings[0]
+
+
+def test_an_unknown_plan_is_refused(refused, comparison):
+    """With those that there are."""
+    (fault,) = refused(comparison.__getitem__, "improved")
+    assert (fault.field, fault.way_out) == ("comparison.plan", "did you mean 'seed-improved'?")
+
+
+@pytest.mark.parametrize("plans", [{}, None, [1], "seed-improved", {1: None}])
 def test_nothing_to_compare_is_refused(refused, plans):
     """With an example of what would be something."""
     (fault,) = refused(perfsim.compare, plans, baseline="a")

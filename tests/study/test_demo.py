@@ -1,5 +1,9 @@
 """The demonstration's files: each plan's, the comparison's, and the page that says what lies where."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +16,10 @@ PLAN_FILES = {
     *["dag.json", "dag.dot", "dag.svg", "result.npz", "timeline.png", "timeline_first_microbatches.png"],
     *["load_balance.png", "memory.png", "memory_over_time.png"],
 }
+
+
+class StopError(Exception):
+    """What goes wrong in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -102,4 +110,43 @@ def test_a_demo_that_fails_in_the_middle_leaves_nothing(monkeypatch, comparison,
     monkeypatch.setattr(demo, "write_plan", fail_at_the_second)
     with pytest.raises(RuntimeError):
         demo.write_demo(comparison, (), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_name(result, folder):
+    """Write a file with the schedule of a plan, in place of all about it."""
+    folder.mkdir(parents=True)
+    (folder / "schedule.txt").write_text(str(result.scenario.plan), encoding="utf-8")
+
+
+def test_a_helper_changes_no_file(monkeypatch, comparison, tmp_path, contents):
+    """Whoever wrote a plan."""
+    monkeypatch.setattr(demo, "write_plan", write_name)
+    alone = demo.write_demo(comparison, (), tmp_path / "alone")
+    with ThreadPoolExecutor(1) as helper:
+        helped = demo.write_demo(comparison, (), tmp_path / "helped", helper)
+    assert [path.relative_to(tmp_path / "helped") for path in helped] == [
+        path.relative_to(tmp_path / "alone") for path in alone
+    ]
+    assert contents(tmp_path / "helped") == contents(tmp_path / "alone")
+    assert set(demo.DEMO_PLANS) == {path.name for path in (tmp_path / "helped" / "plans").iterdir()}
+
+
+@pytest.mark.parametrize("failing", [0, -1], ids=["the helper", "this process"])
+def test_a_failure_of_either_leaves_nothing(monkeypatch, comparison, tmp_path, failing):
+    """Even where the other one is still writing, and would make its folder again."""
+    fails, begun = comparison[list(comparison.results)[failing]], threading.Event()
+
+    def write(result, folder):
+        if result is fails:
+            begun.wait(10)
+            raise StopError
+        begun.set()
+        time.sleep(0.2)
+        write_name(result, folder)
+
+    monkeypatch.setattr(demo, "write_plan", write)
+    monkeypatch.setattr(demo, "_write_comparison", lambda *_args: None)
+    with ThreadPoolExecutor(2) as helper, pytest.raises(StopError):
+        demo.write_demo(comparison, (), tmp_path / "out", helper)
     assert list(tmp_path.iterdir()) == []

@@ -73,6 +73,40 @@ def fill(folder, name):
         (made / name).write_text("new", encoding="utf-8")
 
 
+def test_a_new_folder_is_open_to_whoever_a_plain_one_is(tmp_path):
+    """Also where the temporary one is its maker's alone."""
+    (tmp_path / "plain").mkdir()
+    fill(tmp_path / "out", "x.txt")
+    with replace_file(tmp_path / "y.bin") as stream:
+        stream.write(b"y")
+    (tmp_path / "plain.bin").touch()
+    for mine, plain in (("out", "plain"), ("y.bin", "plain.bin"), ("out/x.txt", "plain.bin")):
+        assert (tmp_path / mine).stat().st_mode == (tmp_path / plain).stat().st_mode
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path, contents):
+    """What is written lies behind it, and the link stays."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    fill(tmp_path / "link", "x.txt")
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "real") == {"x.txt": b"new"}
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"out"])
+def test_what_is_no_path_is_refused(refused, folder):
+    """Before anything is written."""
+    (fault,) = refused(fill, folder, "x.txt")
+    assert (fault.field, fault.value) == ("folder", folder)
+
+
+def test_a_name_that_no_file_system_takes_is_refused(refused, tmp_path):
+    """With the reason that the system gives."""
+    (fault,) = refused(fill, tmp_path / ("x" * 300), "x.txt")
+    assert "cannot be written to (File name too long)" in fault.allowed
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_place_of_the_folder_is_refused(refused, tmp_path, contents):
     """And stays."""
     (tmp_path / "out").write_text("mine", encoding="utf-8")
