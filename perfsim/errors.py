@@ -102,6 +102,10 @@ class DeadlockError(SimulationError):
         return f"deadlock: {self.total} tasks can never start: {'; '.join(shown)}{more}"
 
 
+_LOADED = ("Cluster", "Model", "Scenario")
+"""Types that have names, for which people give the name in their place."""
+
+
 class Faults:
     """Collects faults of one input, so that all are reported together.
 
@@ -195,7 +199,9 @@ class Faults:
     def instance(self, field: str, value: object, kind: type) -> bool:
         """Check for an instance of `kind`; True when it is one."""
         if not isinstance(value, kind):
-            self.add(field, value, f"must be of type {kind.__name__}")
+            name = kind.__name__
+            loader = f"load it with perfsim.load_{name.lower()}" if name in _LOADED and isinstance(value, str) else ""
+            self.add(field, value, f"must be of type {name}", loader)
         return isinstance(value, kind)
 
     def choice(self, field: str, value: object, allowed: Collection[str]) -> bool:

@@ -49,10 +49,30 @@ def h100():
     return perfsim.load_cluster("dgx-h100", num_devices=16)
 
 
+@pytest.fixture(scope="session")
+def documented(h100):
+    """Give two nodes of eight H100 without a kernel library: documented efficiencies, no fitted coefficients."""
+    return dataclasses.replace(h100, kernels="", coefficients={})
+
+
 @pytest.fixture(scope="session", params=perfsim.list_profiles())
 def cluster(request):
     """Give two domains of every shipped profile in turn."""
     return perfsim.load_cluster(request.param, num_devices=2 * perfsim.load_cluster(request.param).num_devices)
+
+
+def libraries():
+    """Give the name of every shipped profile with each of its kernel libraries."""
+    for name in perfsim.list_profiles():
+        found = perfsim.load_cluster(name)
+        yield from ((name, kernels) for kernels in (("trtllm", "vllm", "sglang") if found.kernels else (None,)))
+
+
+@pytest.fixture(scope="session", params=list(libraries()), ids=lambda pair: f"{pair[0]}-{pair[1]}")
+def library(request):
+    """Give two domains of every shipped profile with each of its kernel libraries in turn."""
+    name, kernels = request.param
+    return perfsim.load_cluster(name, 2 * perfsim.load_cluster(name).num_devices, kernels)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def list_scenarios() -> tuple[str, ...]:
 def load_scenario(name: str | Path) -> Scenario:
     """Load a scenario that perfsim ships, or one from a TOML file.
 
-    The file has the tables ``[cluster]`` (``profile``, a name or a path, and ``num_devices``), ``[model]``
+    The file has the tables ``[cluster]`` (``profile``, a name or a path, ``num_devices`` and ``kernels``), ``[model]``
     (``preset``, a name or a path, or the fields of `Model`), ``[plan]`` and ``[workload]``. Paths are relative to it.
 
     Parameters
@@ -94,8 +94,10 @@ def scenario_from_table(table: Mapping[str, Any], folder: Path = Path()) -> Scen
 def _cluster(table: object, folder: Path, faults: Faults) -> Cluster | None:
     if not isinstance(table, Mapping) or "accelerator" in table:
         return build(Cluster, table, faults)
-    check_keys(table, ("profile",), ("num_devices",), faults)
-    return load_cluster(_path(table["profile"], folder), table.get("num_devices")) if "profile" in table else None
+    check_keys(table, ("profile",), ("num_devices", "kernels"), faults)
+    if "profile" not in table:
+        return None
+    return load_cluster(_path(table["profile"], folder), table.get("num_devices"), table.get("kernels"))
 
 
 def _model(table: object, folder: Path, faults: Faults) -> Model | None:

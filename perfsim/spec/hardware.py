@@ -15,6 +15,7 @@ from perfsim.units import DTYPE_BYTES, GIB
 __all__ = ["Accelerator", "Cluster", "Efficiency", "NetworkTier"]
 
 _PEAK_DTYPES = (*DTYPE_BYTES, "fp4")
+_PROVENANCES = ("calibrated", "extrapolated")
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,12 @@ class Cluster:
         One line for people.
     sources : mapping of str to str
         Where each number comes from, by its dotted name.
+    kernels : str
+        The kernel library whose kernels run on the devices; blank where none is known.
+    coefficients : mapping of str to mapping
+        Fitted coefficients by operator and data type, such as ``matmul.bf16``, each table with its ``source``:
+        ``calibrated`` where it was scored on measurements of this device, else ``extrapolated``. Operators without a
+        table are priced by `efficiency`.
     """
 
     name: str
@@ -184,6 +191,8 @@ class Cluster:
     reserve_bytes: int = 2 * GIB
     title: str = ""
     sources: FrozenDict = field(default_factory=FrozenDict, repr=False)
+    kernels: str = ""
+    coefficients: FrozenDict = field(default_factory=FrozenDict, repr=False)
 
     def __post_init__(self) -> None:
         faults = Faults("cluster")
@@ -193,6 +202,8 @@ class Cluster:
         faults.integer("reserve_bytes", self.reserve_bytes, minimum=0)
         whole = faults.integer("num_devices", self.num_devices)
         faults.instance("title", self.title, str)
+        faults.instance("kernels", self.kernels, str)
+        self._check_coefficients(faults)
         if faults.instance("sources", self.sources, Mapping):
             for name, text in self.sources.items():
                 faults.instance(f"sources.{name}", text, str)
@@ -202,6 +213,13 @@ class Cluster:
             faults.add("tiers", self.tiers, "must be a list of NetworkTier")
         faults.raise_if_any()
         freeze_fields(self)
+
+    def _check_coefficients(self, faults: Faults) -> None:
+        if not faults.instance("coefficients", self.coefficients, Mapping):
+            return
+        for key, table in self.coefficients.items():
+            if faults.instance(f"coefficients.{key}", table, Mapping):
+                faults.choice(f"coefficients.{key}.source", table.get("source"), _PROVENANCES)
 
     def _check_domains(self, faults: Faults, *, whole: bool) -> None:
         sizes = [math.inf if tier.domain_size is None else tier.domain_size for tier in self.tiers]

@@ -12,6 +12,8 @@ from perfsim.units import DTYPE_BYTES
 
 __all__ = ["Model", "list_models", "load_model"]
 
+_MOST, _MOST_LAYERS = 10_000_000, 10_000
+"""Far beyond any model; what is larger is a typing error that would take for ever to build."""
 _TORCH_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
@@ -58,7 +60,9 @@ class Model:
         faults = Faults("model")
         faults.text("name", self.name)
         sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-        good = [faults.integer(name, getattr(self, name)) for name in sizes]
+        good = [faults.integer(name, getattr(self, name), maximum=_MOST) for name in sizes]
+        if good[0] and self.num_hidden_layers > _MOST_LAYERS:
+            faults.add("num_hidden_layers", self.num_hidden_layers, f"must be at most {_MOST_LAYERS:,}")
         faults.choice("hidden_act", self.hidden_act, ("gelu",))
         faults.choice("torch_dtype", self.torch_dtype, _TORCH_DTYPES)
         if all(good):

@@ -13,14 +13,15 @@ from typing import Any
 
 from perfsim.errors import Faults, InputError
 from perfsim.spec.hardware import Cluster
+from perfsim.spec.kernels import library_coefficients
 from perfsim.spec.tables import build, check_keys, find_file, preset_names, read_toml
 
-__all__ = ["cluster_from_table", "list_profiles", "load_cluster"]
+__all__ = ["cluster_from_table", "list_profiles", "load_cluster", "profile_folder"]
 
 FORMAT = 1
 
 
-def _profile_folder() -> Path:
+def profile_folder() -> Path:
     """The folder of the shipped profiles: inside the wheel, or beside the package in a checkout."""
     package = Path(str(resources.files("perfsim")))
     inside = package / "hardware_profiles"
@@ -36,10 +37,10 @@ def list_profiles() -> tuple[str, ...]:
     >>> "dgx-h100" in perfsim.list_profiles()
     True
     """
-    return preset_names(_profile_folder(), ".toml")
+    return preset_names(profile_folder(), ".toml")
 
 
-def load_cluster(name: str | Path, num_devices: int | None = None) -> Cluster:
+def load_cluster(name: str | Path, num_devices: int | None = None, kernels: str | None = None) -> Cluster:
     """Load a cluster from a shipped hardware profile or from a TOML file.
 
     Parameters
@@ -48,6 +49,9 @@ def load_cluster(name: str | Path, num_devices: int | None = None) -> Cluster:
         A name that `list_profiles` gives, or the path of a profile.
     num_devices : int, optional
         Devices of the cluster; the profile's default (one node, or one NVLink domain) when left out.
+    kernels : str, optional
+        Kernel library whose kernels run on the devices, such as ``trtllm``, ``vllm`` or ``sglang``; the profile's
+        default when left out.
 
     Returns
     -------
@@ -56,7 +60,7 @@ def load_cluster(name: str | Path, num_devices: int | None = None) -> Cluster:
     Raises
     ------
     InputError
-        The profile does not exist, is broken, or has a number without a source.
+        The profile does not exist, is broken, has a number without a source, or does not have the kernel library.
 
     Examples
     --------
@@ -65,21 +69,44 @@ def load_cluster(name: str | Path, num_devices: int | None = None) -> Cluster:
     >>> cluster.accelerator.sm_count
     132
     """
-    path = find_file("cluster", name, _profile_folder(), ".toml")
-    return cluster_from_table(read_toml(path), num_devices)
+    path = find_file("cluster", name, profile_folder(), ".toml")
+    return cluster_from_table(read_toml(path), num_devices, kernels, path.parent)
 
 
-def cluster_from_table(table: Mapping[str, Any], num_devices: int | None = None) -> Cluster:
-    """Make a cluster from the table of a profile, with the source of every number."""
+def cluster_from_table(
+    table: Mapping[str, Any], num_devices: int | None = None, kernels: str | None = None, folder: Path = Path()
+) -> Cluster:
+    """Make a cluster from the table of a profile, with the source of every number.
+
+    Paths of coefficient files are relative to `folder`.
+    """
     faults = Faults()
     if table.get("format") != FORMAT:
         faults.add("format", table.get("format"), f"must be {FORMAT}", "see docs/hardware-profiles.md")
     reader = _Reader(table.get("sources"), faults)
-    plain = {key: reader.plain(key, value) for key, value in table.items() if key not in {"format", "sources"}}
-    cluster = build(Cluster, {**plain, "sources": reader.sources}, faults)
+    plain = {
+        key: reader.plain(key, value) for key, value in table.items() if key not in {"format", "sources", "kernels"}
+    }
+    library, coefficients = _kernels(table, kernels, folder, faults)
+    parts = {**plain, "sources": reader.sources, "kernels": library, "coefficients": coefficients}
+    cluster = build(Cluster, parts, faults)
     if cluster is None or faults.found:
         raise InputError(faults.found)
     return cluster if num_devices is None else dataclasses.replace(cluster, num_devices=num_devices)
+
+
+def _kernels(
+    table: Mapping[str, Any], library: str | None, folder: Path, faults: Faults
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The kernel library of a profile and its coefficients; none where the profile names none."""
+    if isinstance(table.get("kernels"), Mapping):
+        shipped = profile_folder() / "kernels"
+        return library_coefficients(table["kernels"], library, shipped, folder, faults.inside("kernels"))
+    if "kernels" in table:
+        faults.add("kernels", table["kernels"], "must be a table", "see docs/hardware-profiles.md")
+    elif library is not None:
+        faults.add("kernels", library, "must be left out: the profile has no kernel libraries")
+    return "", {}
 
 
 class _Reader:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from perfsim.errors import Faults, InputError, did_you_mean
-from perfsim.spec.hardware import Cluster
+from perfsim.spec.hardware import Accelerator, Cluster, Efficiency, NetworkTier
 from perfsim.spec.model import Model
 from perfsim.spec.plan import Plan
 from perfsim.spec.workload import Workload
@@ -17,6 +17,8 @@ from perfsim.spec.workload import Workload
 __all__ = ["Scenario", "changed_parts", "field_path", "replace_nested"]
 
 _PARTS = {"cluster": Cluster, "model": Model, "plan": Plan, "workload": Workload}
+_INSIDE = {"cluster.accelerator": Accelerator, "cluster.efficiency": Efficiency, "cluster.tiers.0": NetworkTier}
+"""Where fields of fields stand."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,9 @@ def field_path(name: str, faults: Faults) -> str | None:
         faults.add(name, "...", "stands in more than one part", f"write {' or '.join(f'{o}.{name}' for o in owners)}")
     else:
         known = [*_PARTS, *(f for kind in _PARTS.values() for f in _members(kind))]
-        faults.add(name, "...", "is not a field of a scenario", did_you_mean(name, known))
+        inside = [place for place, kind in _INSIDE.items() if name in _members(kind)]
+        way_out = f"write {inside[0]}.{name}" if inside else did_you_mean(name, known)
+        faults.add(name, "...", "is not a field of a scenario", way_out)
     return None
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import tomllib
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ class FrozenDict(dict[str, Any]):
     TypeError: this mapping is frozen; make a changed copy with dataclasses.replace
     """
 
+    _hash: int | None = None
+
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         message = "this mapping is frozen; make a changed copy with dataclasses.replace"
         raise TypeError(message)
@@ -49,7 +52,10 @@ class FrozenDict(dict[str, Any]):
     __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = __ior__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))
+        # Tables of coefficients are large, and are looked up by their hash at every price.
+        if self._hash is None:
+            self._hash = hash(frozenset(self.items()))
+        return self._hash
 
     def __reduce__(self) -> tuple[type[FrozenDict], tuple[dict[str, Any]]]:
         return FrozenDict, (dict(self),)
@@ -174,6 +180,8 @@ def build(kind: type[T], table: object, faults: Faults) -> T | None:
 
 def _build_inside(kind: Any, value: Any, faults: Faults) -> Any:
     """Build the table of one dataclass, or a list of such tables; the constructor judges what is no table."""
+    if isinstance(kind, types.UnionType) and value is not None:  # a dataclass, or None
+        kind = next((part for part in typing.get_args(kind) if dataclasses.is_dataclass(part)), kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return build(kind, value, faults)  # type: ignore[arg-type]
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):

@@ -117,6 +117,39 @@ def test_a_source_that_is_no_text_is_refused(refused):
     assert (fault.field, fault.value) == ("cluster.sources.reserve_bytes", 5)
 
 
+@pytest.mark.parametrize(
+    ("coefficients", "field"),
+    [
+        (5, "coefficients"),
+        ({"matmul.bf16": 5}, "coefficients.matmul.bf16"),
+        ({"matmul.bf16": {"launch_s": 1e-6}}, "coefficients.matmul.bf16.source"),
+        ({"matmul.bf16": {"launch_s": 1e-6, "source": "measured"}}, "coefficients.matmul.bf16.source"),
+    ],
+)
+def test_coefficients_are_tables_with_a_provenance(refused, coefficients, field):
+    """Whatever their numbers mean."""
+    (fault,) = refused(make, None, coefficients=coefficients)
+    assert fault.field == f"cluster.{field}"
+
+
+def test_a_library_is_a_name(refused):
+    """Or blank."""
+    (fault,) = refused(make, None, kernels=5)
+    assert (fault.field, fault.value) == ("cluster.kernels", 5)
+
+
+def test_clusters_with_coefficients_are_values():
+    """Frozen at every depth, hashed, pickled and compared."""
+    table = {"matmul.bf16": {"tiles": [[64, 64], [128, 128]], "source": "calibrated"}}
+    cluster, same = make(None, coefficients=table), make(None, coefficients=table)
+    assert cluster.coefficients["matmul.bf16"]["tiles"] == ((64, 64), (128, 128))
+    assert (cluster, hash(cluster)) == (same, hash(same))
+    assert pickle.loads(pickle.dumps(cluster)) == cluster  # noqa: S301
+    assert cluster != make(None)
+    with pytest.raises(TypeError, match="frozen"):
+        cluster.coefficients["matmul.bf16"]["tiles"] = ()
+
+
 @pytest.mark.parametrize("sizes", [(8, 4), (8, 8), (None, 8), (None, None), (4, 6)], ids=repr)
 def test_domains_must_nest(refused, sizes):
     """Each tier joins several whole domains of the one inside it."""

@@ -119,3 +119,19 @@ def test_a_name_is_a_path_or_that_of_a_preset(tmp_path):
     assert str(find_file("cluster", "elsewhere/two.toml", tmp_path, ".toml")) == "elsewhere/two.toml"
     with pytest.raises(InputError, match=r"cluster = 'on': must be one of one, or a path; did you mean 'one'"):
         find_file("cluster", "on", tmp_path, ".toml")
+
+
+@dataclass(frozen=True)
+class Pot:
+    """Which may hold a leaf."""
+
+    leaf: Leaf | None = None
+
+
+def test_a_dataclass_that_may_be_missing_is_built_from_its_table():
+    """With its faults in their place; without it the field is None."""
+    assert build(Pot, {"leaf": {"size": 3}}, Faults()) == Pot(Leaf(3))
+    assert build(Pot, {}, Faults()) == Pot()
+    faults = Faults("pot")
+    assert build(Pot, {"leaf": {"sise": 3}}, faults) is None
+    assert {"pot.leaf.sise", "pot.leaf.size"} <= {fault.field for fault in faults.found}
