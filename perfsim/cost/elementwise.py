@@ -1,29 +1,56 @@
-"""Kernels bound by memory: norms, activations, additions."""
+"""Kernels bound by memory, such as norms, activations and additions: by measured classes where there are any."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from perfsim.cost.arguments import check_quantities
-from perfsim.cost.estimate import Cost
-from perfsim.cost.roofline import kernel_cost
+from perfsim.cost.estimate import EXTRAPOLATED, Cost, error_range
+from perfsim.cost.launch import LaunchCosts, launched_seconds
+from perfsim.cost.memory_bound import CLASSES, MemoryBoundCoefficients, memory_bound_time
+from perfsim.cost.roofline import kernel_cost, light_seconds
 from perfsim.errors import Faults
 from perfsim.ops.operators import Elementwise
 from perfsim.spec.hardware import Cluster
+from perfsim.spec.tables import FrozenDict
 
 __all__ = ["elementwise_cost", "elementwise_seconds"]
+
+MEASURED = ("rmsnorm", "swiglu", "rope", "add", "embedding")
+"""Operators that were measured themselves; the others take the class of a kernel that moves bytes in the same way."""
 
 
 def elementwise_cost(cluster: Cluster, work: Elementwise) -> Cost:
     """Price a streaming kernel; its arithmetic runs outside the matrix units."""
-    return kernel_cost(
-        cluster,
-        flop=work.vector_flop,
-        flop_per_s=cluster.accelerator.vector_flop_per_s,
-        hbm_bytes=work.read_bytes + work.written_bytes,
-        efficiency=1.0,
+    peak, moved_bytes = cluster.accelerator.vector_flop_per_s, work.read_bytes + work.written_bytes
+    known = _coefficients(cluster.coefficients, work.op)
+    if known is None:
+        return kernel_cost(cluster, flop=work.vector_flop, flop_per_s=peak, hbm_bytes=moved_bytes, efficiency=1.0)
+    coefficients, source, range_factors = known
+    time = memory_bound_time(cluster.accelerator, coefficients, moved_bytes)
+    return Cost.of_parts(
+        launched_seconds(LaunchCosts(), time.seconds, includes_gap=coefficients.includes_gap),
+        compute_s=np.asarray(work.vector_flop) / peak,
+        memory_s=time.memory_s,
+        roofline_s=light_seconds(cluster, flop=work.vector_flop, flop_per_s=peak, hbm_bytes=moved_bytes),
+        source=source,
+        range_factors=range_factors,
     )
+
+
+@lru_cache(maxsize=64)
+def _coefficients(
+    tables: FrozenDict, op: str
+) -> tuple[MemoryBoundCoefficients, str, tuple[float, float] | None] | None:
+    """Coefficients of the class of an operator, their provenance and their range; None where nothing is known."""
+    table = tables.get("memory_bound", {}).get(CLASSES.get(op))
+    if table is None:
+        return None
+    source = table["source"] if op in MEASURED else EXTRAPOLATED
+    return MemoryBoundCoefficients.from_table(table), source, error_range(table)
 
 
 def elementwise_seconds(

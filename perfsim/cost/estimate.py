@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perfsim.ops.operators import Quantity
 
-__all__ = ["CALIBRATED", "EXTRAPOLATED", "ROOFLINE", "Cost"]
+__all__ = ["CALIBRATED", "EXTRAPOLATED", "ROOFLINE", "Cost", "error_range"]
 
 CALIBRATED, EXTRAPOLATED, ROOFLINE = "calibrated", "extrapolated", "roofline"
 
@@ -30,6 +34,14 @@ class Cost:
     source : str
         ``calibrated``, ``extrapolated`` (outside of what the coefficients were drawn from) or ``roofline`` (a
         documented fraction of the speed of light).
+    range_factors : tuple of (float, float) or None
+        Factors on `seconds` between which 80 % of the held-back measurements lie; None where nothing was held back.
+
+    Examples
+    --------
+    >>> cost = Cost(seconds=2.0, compute_s=1.5, overhead_s=0.5, roofline_s=1.9, range_factors=(0.9, 1.25))
+    >>> float(cost.low_s), float(cost.high_s)
+    (1.9, 2.5)
     """
 
     seconds: Quantity
@@ -39,6 +51,32 @@ class Cost:
     overhead_s: Quantity = 0.0
     roofline_s: Quantity = 0.0
     source: str = ROOFLINE
+    range_factors: tuple[float, float] | None = None
+
+    @classmethod
+    def of_parts(
+        cls, seconds: Quantity, *, compute_s: Quantity, memory_s: Quantity, roofline_s: Quantity, **about: Any
+    ) -> Cost:
+        """Make the cost of a kernel from a form's estimate: never below the speed of light, and parts that add up.
+
+        Compute and memory are capped by the whole, and all that is beyond the longer of the two is overhead.
+        """
+        total = np.maximum(seconds, roofline_s)
+        compute, memory = np.minimum(compute_s, total), np.minimum(memory_s, total)
+        overhead = total - np.maximum(compute, memory)
+        return cls(total, compute, memory, overhead_s=overhead, roofline_s=roofline_s, **about)
+
+    @property
+    def low_s(self) -> Quantity:
+        """Lower end of the range that holds 80 % of unseen measurements, in seconds; NaN where none is known."""
+        low, _ = self.range_factors or (math.nan, math.nan)
+        return np.maximum(self.seconds * low, self.roofline_s)
+
+    @property
+    def high_s(self) -> Quantity:
+        """Upper end of that range, in seconds; NaN where none is known."""
+        _, high = self.range_factors or (math.nan, math.nan)
+        return np.maximum(self.seconds * high, self.roofline_s)
 
     def at(self, index: int) -> Cost:
         """Take one element of every array."""
@@ -46,15 +84,9 @@ class Cost:
         def take(part: Quantity) -> float:
             return float(np.ravel(part)[index if np.ndim(part) else 0])
 
-        return Cost(
-            seconds=take(self.seconds),
-            compute_s=take(self.compute_s),
-            memory_s=take(self.memory_s),
-            network_s=take(self.network_s),
-            overhead_s=take(self.overhead_s),
-            roofline_s=take(self.roofline_s),
-            source=self.source,
-        )
+        parts = ("seconds", "compute_s", "memory_s", "network_s", "overhead_s", "roofline_s")
+        taken: dict[str, Any] = {name: take(getattr(self, name)) for name in parts}
+        return dataclasses.replace(self, **taken)
 
     @property
     def bound(self) -> str | NDArray[np.str_]:
@@ -63,3 +95,19 @@ class Cost:
         names = np.array(["compute", "memory", "network", "overhead"])[parts.argmax(axis=0)]
         bound = np.where(parts.max(axis=0) > 0, names, "none")
         return bound if bound.ndim else str(bound)
+
+
+def error_range(table: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Factors on an estimate between which 80 % of held-back measurements lie, by the ``fit`` of a table.
+
+    Where the table was scored on several devices the widest range counts.
+
+    Examples
+    --------
+    >>> error_range({"fit": {"errors": {"h100_sxm": {"log_p10": -0.1, "log_p90": 0.2}}}})
+    (0.904837418035..., 1.22140275816...)
+    """
+    scored = [error for error in table.get("fit", {}).get("errors", {}).values() if isinstance(error, Mapping)]
+    lows = [error["log_p10"] for error in scored if "log_p10" in error]
+    highs = [error["log_p90"] for error in scored if "log_p90" in error]
+    return (math.exp(min(lows)), math.exp(max(highs))) if lows and highs else None

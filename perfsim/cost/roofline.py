@@ -13,7 +13,7 @@ from perfsim.errors import Faults
 from perfsim.ops.operators import Quantity
 from perfsim.spec.hardware import Cluster
 
-__all__ = ["kernel_cost", "matrix_peak_flop_per_s"]
+__all__ = ["kernel_cost", "light_seconds", "matrix_peak_flop_per_s"]
 
 
 def matrix_peak_flop_per_s(cluster: Cluster, dtype: str) -> float:
@@ -28,6 +28,11 @@ def matrix_peak_flop_per_s(cluster: Cluster, dtype: str) -> float:
     check_dtype(cluster, dtype, faults)
     faults.raise_if_any()
     return float(cluster.accelerator.peak_flop_per_s[dtype])
+
+
+def light_seconds(cluster: Cluster, *, flop: Quantity, flop_per_s: float, hbm_bytes: Quantity) -> Quantity:
+    """The least time of a kernel: its FLOP at the peak, or its bytes at the bandwidth of the memory."""
+    return np.maximum(np.asarray(flop) / flop_per_s, np.asarray(hbm_bytes) / cluster.accelerator.memory_bytes_per_s)
 
 
 def kernel_cost(
@@ -54,15 +59,14 @@ def kernel_cost(
     source : str
         Provenance of the estimate.
     """
-    bandwidth = cluster.accelerator.memory_bytes_per_s
     compute_s = np.asarray(flop) / (flop_per_s * efficiency)
-    memory_s = np.asarray(hbm_bytes) / (bandwidth * cluster.efficiency.memory)
+    memory_s = np.asarray(hbm_bytes) / (cluster.accelerator.memory_bytes_per_s * cluster.efficiency.memory)
     overhead_s = cluster.efficiency.kernel_s
     return Cost(
         seconds=np.maximum(compute_s, memory_s) + overhead_s,
         compute_s=compute_s,
         memory_s=memory_s,
         overhead_s=overhead_s,
-        roofline_s=np.maximum(np.asarray(flop) / flop_per_s, np.asarray(hbm_bytes) / bandwidth),
+        roofline_s=light_seconds(cluster, flop=flop, flop_per_s=flop_per_s, hbm_bytes=hbm_bytes),
         source=source,
     )

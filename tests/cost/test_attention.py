@@ -25,20 +25,35 @@ def test_the_speed_of_light_of_decode_is_the_cache(h100):
     assert cost.roofline_s == pytest.approx(wanted, rel=1e-12)
 
 
-def test_full_attention_takes_longer_than_causal(h100):
+def test_full_attention_takes_longer_than_causal(documented):
     """A mask saves half of a long prefill."""
-    full, causal = (attention_seconds(h100, **BASE, causal=causal) for causal in (False, True))
-    assert full - h100.efficiency.kernel_s == pytest.approx(2 * (causal - h100.efficiency.kernel_s), rel=1e-12)
+    full, causal = (attention_seconds(documented, **BASE, causal=causal) for causal in (False, True))
+    fixed = documented.efficiency.kernel_s
+    assert full - fixed == pytest.approx(2 * (causal - fixed), rel=1e-12)
 
 
-def test_a_cache_in_l2_does_not_pass_memory(h100):
+def test_full_attention_takes_up_to_twice_as_long_as_causal_by_tiles(cluster):
+    """The tiles on the diagonal are computed whole."""
+    full, causal = (attention_seconds(cluster, **BASE, causal=causal) for causal in (False, True))
+    assert causal < full < 2 * causal
+
+
+def test_a_cache_in_l2_does_not_pass_memory(documented):
     """Decoding is then bound by its arithmetic; Q and the result are all that it reads and writes."""
-    efficiency, decode = h100.efficiency, {**BASE, "batch": 64, "query_tokens": 1}
+    efficiency, decode = documented.efficiency, {**BASE, "batch": 64, "query_tokens": 1}
     arithmetic = 4 * 64 * 32 * 128 * 2048 / (989.4e12 * efficiency.attention)
     passed = 2 * 64 * 32 * 128 * 2 / (3.35e12 * efficiency.memory)
-    seconds = attention_seconds(h100, **decode, kv_in_l2=True)
+    seconds = attention_seconds(documented, **decode, kv_in_l2=True)
     assert seconds == pytest.approx(max(arithmetic, passed) + efficiency.kernel_s, rel=1e-12)
-    assert seconds < attention_seconds(h100, **decode)
+    assert seconds < attention_seconds(documented, **decode)
+
+
+def test_a_cache_in_l2_is_faster_as_far_as_it_fits(cluster):
+    """A short one helps, a long one does not help at all."""
+    decode = {**BASE, "batch": [1, 64], "query_tokens": 1, "context_tokens": [4096, 32_768]}
+    hot, cold = (attention_seconds(cluster, **decode, kv_in_l2=in_l2) for in_l2 in (True, False))
+    assert hot[0] < cold[0]
+    assert cluster.coefficients == {} or hot[1] == pytest.approx(cold[1], rel=1e-3)
 
 
 def test_arrays_broadcast_against_each_other(cluster):
@@ -51,15 +66,27 @@ def test_arrays_broadcast_against_each_other(cluster):
         assert value == attention_seconds(cluster, **{**points, "batch": batch[j], "context_tokens": context[i, 0]})
 
 
+@pytest.mark.parametrize("query", [1, 512])
+def test_long_sweeps_cost_what_their_points_cost(cluster, query):
+    """More points than are priced at once, in two dimensions."""
+    lengths, batch = np.arange(512, 2712), np.array([[1], [3], [7]])
+    points = {**BASE, "query_tokens": query, "context_tokens": lengths, "batch": batch}
+    seconds = attention_seconds(cluster, **points)
+    assert seconds.shape == (3, 2200)
+    for i, j in [(0, 0), (1, 1000), (1, 1896), (2, 2199)]:
+        alone = attention_seconds(cluster, **{**points, "context_tokens": lengths[j], "batch": batch[i, 0]})
+        assert seconds[i, j] == pytest.approx(float(alone), rel=1e-12)
+
+
 @given(
     query=st.integers(1, 8192), earlier=st.integers(0, 8192), batch=st.integers(1, 64), causal=st.booleans(),
     field=st.sampled_from(["batch", "context_tokens", "num_heads", "head_dim"]), more=st.integers(1, 100),
 )  # fmt: skip
-def test_more_work_never_takes_less_time(h100, *, query, earlier, batch, causal, field, more):
+def test_more_work_never_takes_less_time(documented, *, query, earlier, batch, causal, field, more):
     """More sequences, more context, more heads or wider ones."""
     small = {**BASE, "batch": batch, "query_tokens": query, "context_tokens": query + earlier, "causal": causal}
     large = {**small, field: small[field] + more * (8 if field == "num_heads" else 1)}
-    assert attention_seconds(h100, **large) >= attention_seconds(h100, **small)
+    assert attention_seconds(documented, **large) >= attention_seconds(documented, **small)
 
 
 @given(length=st.integers(1, 20_000), more=st.integers(1, 20_000))
@@ -72,9 +99,78 @@ def test_a_longer_prompt_never_takes_less_time(h100, length, more):
 
 
 @pytest.mark.parametrize(("head_dim", "source"), [(128, "roofline"), (256, "roofline"), (512, "extrapolated")])
-def test_heads_wider_than_fused_kernels_are_marked(h100, head_dim, source):
+def test_heads_wider_than_fused_kernels_are_marked(documented, head_dim, source):
     """They are priced as if fused, and say so."""
-    assert price(Attention(1, 8, 8, 1, 1, head_dim, "bf16", "bf16"), h100).source == source
+    assert price(Attention(1, 8, 8, 1, 1, head_dim, "bf16", "bf16"), documented).source == source
+
+
+@pytest.mark.parametrize("query", [1, 1024])
+@pytest.mark.parametrize(
+    ("kernels", "head_dim", "kv_dtype", "source"),
+    [
+        ("trtllm", 128, "bf16", "calibrated"),
+        ("trtllm", 128, "fp8", "calibrated"),
+        ("trtllm", 128, "fp32", "extrapolated"),
+        ("trtllm", 96, "bf16", "calibrated"),
+        ("trtllm", 512, "bf16", "extrapolated"),
+        ("trtllm", 32, "bf16", "extrapolated"),
+        ("vllm", 512, "bf16", "calibrated"),
+        ("vllm", 300, "bf16", "extrapolated"),
+        ("vllm", 1024, "bf16", "extrapolated"),
+    ],
+)
+def test_estimates_beyond_the_measurements_are_marked(query, kernels, head_dim, kv_dtype, source):
+    """Head dimensions without a kernel, and caches in a dtype without a table; between measured ones they are not."""
+    cluster = perfsim.load_cluster("dgx-h100", kernels=kernels)
+    cost = price(Attention(2, query, 1024, 16, 2, head_dim, "bf16", kv_dtype), cluster)
+    assert cost.source == source
+    assert cost.low_s < cost.seconds < cost.high_s
+
+
+@pytest.mark.parametrize("query", [1, 4096])
+def test_heads_that_only_another_library_serves_take_its_kernel(query):
+    """TensorRT-LLM has no kernel for heads of 512 on Hopper; FlashAttention 4, which vLLM takes, has."""
+    work = Attention(1, query, 4096, 2, 2, 512, "bf16", "bf16")
+    own, lent = (price(work, perfsim.load_cluster("dgx-h100", kernels=kernels)) for kernels in ("trtllm", "vllm"))
+    assert own.seconds == lent.seconds
+    assert own.range_factors[0] <= lent.range_factors[0] < lent.range_factors[1] <= own.range_factors[1]
+
+
+def test_points_of_both_phases_and_of_all_heads_come_in_one_array(cluster):
+    """Each point costs what it costs alone, by whichever kernel."""
+    query, dims = np.array([1, 2, 4096]), np.array([[64], [128], [512]])
+    points = {**BASE, "query_tokens": query, "context_tokens": 4096, "head_dim": dims}
+    seconds = attention_seconds(cluster, **points)
+    for (i, j), value in np.ndenumerate(seconds):
+        alone = attention_seconds(cluster, **{**points, "query_tokens": query[j], "head_dim": dims[i, 0]})
+        assert value == pytest.approx(float(alone), rel=1e-12)
+
+
+HEADS = [(2, 8, 8), (2, 8, 1), (1, 32, 8), (16, 8, 8)]
+
+
+def growth(cluster, lengths, query, *sizes):
+    """Give the relative step from each length of a sweep to the next."""
+    sizes = dict(zip(["batch", "num_heads", "num_kv_heads"], sizes, strict=True), head_dim=128)
+    return np.diff(np.log(attention_seconds(cluster, query_tokens=query, context_tokens=lengths, **sizes)))
+
+
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), HEADS)
+def test_a_sweep_of_prompts_has_no_cliff(library, batch, heads, kv_heads):
+    """Prompts that are a percent longer take no less, and at most another row of tiles more."""
+    lengths = np.unique(np.geomspace(1024, 65_536, 600).astype(int))
+    steps = growth(library, lengths, lengths, batch, heads, kv_heads)
+    assert steps.min() > -1e-3
+    assert steps.max() < 0.25
+
+
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), HEADS)
+def test_a_sweep_of_caches_jumps_only_where_the_library_changes_kernels(library, batch, heads, kv_heads):
+    """Splits and kernels change at a few context lengths; between them decoding grows smoothly."""
+    lengths = np.unique(np.geomspace(256, 65_536, 600).astype(int))
+    steps = growth(library, lengths, 1, batch, heads, kv_heads)
+    assert (np.abs(steps) > 0.05).sum() <= 8
+    assert np.abs(steps).max() < 0.5
 
 
 def test_a_dtype_that_the_device_lacks_is_refused(refused):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perfsim
@@ -18,12 +18,13 @@ BYTES = st.integers(1, 10**11)
 
 
 @pytest.fixture(scope="module")
-def ring(h100):
+def ring(documented):
     """Give a cluster of one ring at 100 GB/s, without efficiency or fixed times."""
     efficiency = dataclasses.replace(
-        h100.efficiency, network=1.0, network_in_switch=1.0, collective_s=0.0, in_switch_s=0.0
+        documented.efficiency, network=1.0, network_in_switch=1.0, collective_s=0.0, in_switch_s=0.0
     )
-    return dataclasses.replace(h100, tiers=(NetworkTier("ring", 100e9, 1e-6),), num_devices=64, efficiency=efficiency)
+    ring = (NetworkTier("ring", 100e9, 1e-6),)
+    return dataclasses.replace(documented, tiers=ring, num_devices=64, efficiency=efficiency)
 
 
 def seconds(cluster, kind, payload, group):
@@ -139,6 +140,7 @@ def test_an_all_to_all_sends_inside_only_what_belongs_inside(ring):
 @pytest.mark.parametrize("payload", [1e3, 1e6, 1e9])
 def test_an_all_to_all_over_two_tiers_by_hand(cluster, payload):
     """Both tiers send side by side, so a second link may even help; there is a hop to each of the others."""
+    cluster = dataclasses.replace(cluster, kernels="", coefficients={})
     (inner, outer), size, efficiency = cluster.tiers[:2], cluster.tiers[0].domain_size, cluster.efficiency
     parts = ((size - 1) / (2 * size), inner), (1 / 2, outer)
     wire = max(part * payload / (tier.bytes_per_s * efficiency.network) for part, tier in parts)
@@ -194,8 +196,74 @@ def test_payloads_that_are_none_are_refused(refused, h100, value):
     assert fault.field.endswith("payload_bytes")
 
 
-def test_the_hand_over_of_the_seed_by_hand(h100, improved):
+def test_the_hand_over_of_the_seed_by_hand(documented, improved):
     """163.84 MB over the fabric at 50 GB/s."""
     send = perfsim.operator_graph(improved)["stage_0.send"]
-    wanted = 163.84e6 / (50e9 * h100.efficiency.network) + h100.efficiency.collective_s + h100.tiers[1].latency_s
-    assert price(send.work, h100).seconds == pytest.approx(wanted, rel=1e-12)
+    efficiency, fabric = documented.efficiency, documented.tiers[1]
+    wanted = 163.84e6 / (50e9 * efficiency.network) + efficiency.collective_s + fabric.latency_s
+    assert price(send.work, documented).seconds == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("payload", [4096, 65_536])
+def test_the_simulation_takes_the_all_reduce_of_the_engine(payload):
+    """It is faster than NCCL for short payloads, which is why engines bring it along."""
+    cluster = perfsim.load_cluster("dgx-h100")
+    nccl, custom, auto = (
+        collective_seconds(cluster, kind="all_reduce", payload_bytes=payload, group_size=8, algorithm=algorithm)
+        for algorithm in ("nccl", "custom", "auto")
+    )
+    assert auto == custom < nccl
+    assert price(Collective("all_reduce", payload, (8,)), cluster).seconds == auto
+
+
+def test_beyond_its_limit_the_engine_hands_over_to_nccl():
+    """A large payload takes NCCL's rings or the reducing switch."""
+    cluster = perfsim.load_cluster("dgx-h100")
+    nccl, auto = (
+        collective_seconds(cluster, kind="all_reduce", payload_bytes=1e9, group_size=8, algorithm=algorithm)
+        for algorithm in ("nccl", "auto")
+    )
+    assert auto == nccl
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mi300x-8x", "all_reduce"), ("dgx-h100", "all_gather"), ("dgx-h100", "send_receive")]
+)
+def test_an_all_reduce_that_the_engine_does_not_have_is_refused(refused, name, kind):
+    """Where there are no kernels, and for other collectives."""
+    (fault,) = refused(
+        collective_seconds,
+        perfsim.load_cluster(name),
+        kind=kind,
+        payload_bytes=1,
+        group_size=2,
+        algorithm="custom",
+    )
+    assert (fault.field.split(".")[-1], fault.value) == ("algorithm", "custom")
+    assert "nccl or auto" in fault.allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "work", "source"),
+    [
+        ("dgx-h100", Collective("all_reduce", 1e6, (8,)), "calibrated"),
+        ("dgx-h100", Collective("all_gather", 1e6, (3,)), "calibrated"),
+        ("dgx-h100", Collective("all_gather", 1e6, (8, 2)), "extrapolated"),
+        ("dgx-h100", Transfer(1e6, 0), "extrapolated"),
+        ("gb200-nvl72", Collective("all_gather", 1e6, (72,)), "extrapolated"),
+        ("h20-8x", Collective("all_gather", 1e6, (8,)), "extrapolated"),
+        ("mi300x-8x", Collective("all_gather", 1e6, (8,)), "roofline"),
+    ],
+)
+def test_the_provenance_says_what_was_measured(name, work, source):
+    """Groups inside a node, up to the largest that was measured."""
+    assert price(work, perfsim.load_cluster(name, num_devices=144)).source == source
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(payload=BYTES, more=BYTES, group=st.integers(2, 16))
+@settings(max_examples=15)
+def test_more_bytes_never_take_less_time_by_nccl(library, kind, payload, more, group):
+    """In any group of any cluster; only an engine may hand over to a faster NCCL."""
+    small, large = seconds(library, kind, [payload, payload + more], group)
+    assert large >= small * (1 - 1e-9)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import perfsim
 from perfsim.cost import elementwise_seconds, price
 from perfsim.ops.operators import Elementwise
 
@@ -23,11 +24,27 @@ def test_arithmetic_runs_at_the_vector_rate(h100):
     assert cost.bound == "compute"
 
 
-def test_the_estimate_by_hand(h100):
+def test_the_estimate_by_hand(documented):
     """A documented fraction of the bandwidth, and a fixed time."""
-    wanted = 3e9 / (3.35e12 * h100.efficiency.memory) + h100.efficiency.kernel_s
-    seconds = elementwise_seconds(h100, op="add", read_bytes=2e9, written_bytes=1e9)
+    wanted = 3e9 / (3.35e12 * documented.efficiency.memory) + documented.efficiency.kernel_s
+    seconds = elementwise_seconds(documented, op="add", read_bytes=2e9, written_bytes=1e9)
     assert seconds == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "source"),
+    [
+        ("dgx-h100", "add", "calibrated"),
+        ("dgx-h100", "gelu", "extrapolated"),
+        ("dgx-h100", "layernorm", "extrapolated"),
+        ("dgx-h100", "transpose", "roofline"),
+        ("dgx-b200", "add", "extrapolated"),
+        ("mi300x-8x", "add", "roofline"),
+    ],
+)
+def test_the_provenance_is_that_of_the_class(name, op, source):
+    """Kernels that were measured on the device, those like them, and those that nobody knows."""
+    assert price(Elementwise(op, 1e6, 1e6), perfsim.load_cluster(name)).source == source
 
 
 def test_arrays_broadcast_against_each_other(cluster):

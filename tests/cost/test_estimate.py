@@ -1,9 +1,10 @@
-"""Costs: which part of them is the longest."""
+"""Costs: which part of them is the longest, that the parts add up, and their ranges."""
 
 import numpy as np
 import pytest
 
 from perfsim.cost import Cost
+from perfsim.cost.estimate import error_range
 
 
 @pytest.mark.parametrize("part", ["compute", "memory", "network", "overhead"])
@@ -22,3 +23,38 @@ def test_the_bound_of_arrays_is_an_array():
     """One name a point."""
     cost = Cost(seconds=np.ones(3), compute_s=np.array([3.0, 1.0, 0.0]), memory_s=np.array([1.0, 3.0, 0.0]))
     assert cost.bound.tolist() == ["compute", "memory", "none"]
+
+
+def test_parts_of_a_form_add_up_and_stay_above_the_speed_of_light():
+    """What is beyond the longer part is overhead, and no part is longer than the whole."""
+    cost = Cost.of_parts(
+        np.array([5.0, 5.0, 1.0]),
+        compute_s=np.array([3.0, 9.0, 0.5]),
+        memory_s=np.array([1.0, 1.0, 0.5]),
+        roofline_s=2.0,
+        source="calibrated",
+    )
+    assert cost.seconds.tolist() == [5.0, 5.0, 2.0]
+    assert cost.compute_s.tolist() == [3.0, 5.0, 0.5]
+    assert cost.overhead_s.tolist() == [2.0, 0.0, 1.5]
+    assert cost.bound.tolist() == ["compute", "compute", "overhead"]
+    assert cost.source == "calibrated"
+
+
+def test_a_range_is_known_where_measurements_were_held_back():
+    """It does not go below the speed of light, and is NaN where nothing is known."""
+    cost = Cost(seconds=np.array([1.0, 2.0]), roofline_s=0.9, range_factors=(0.8, 1.5))
+    assert cost.low_s.tolist() == [0.9, 1.6]
+    assert cost.high_s.tolist() == [1.5, 3.0]
+    assert (cost.at(1).low_s, cost.at(1).high_s) == (1.6, 3.0)
+    unknown = Cost(seconds=1.0)
+    assert np.isnan(unknown.low_s)
+    assert np.isnan(unknown.high_s)
+
+
+def test_the_widest_range_of_several_devices_counts():
+    """Those without percentiles say nothing."""
+    errors = {"a": {"log_p10": -0.1, "log_p90": 0.3}, "b": {"log_p10": -0.2, "log_p90": 0.1}, "c": {"mape": 4.0}}
+    assert error_range({"fit": {"errors": errors}}) == pytest.approx((np.exp(-0.2), np.exp(0.3)))
+    assert error_range({"fit": {"errors": {"c": {"mape": 4.0}}}}) is None
+    assert error_range({}) is None

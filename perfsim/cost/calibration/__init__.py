@@ -1,0 +1,1 @@
+"""Coefficients of the cost forms from measurements: a user's own, or public tables."""
