@@ -26,6 +26,7 @@ from perfsim.spec.profiles import list_profiles, load_cluster
 from perfsim.spec.scenario import Scenario
 from perfsim.spec.workload import Workload
 from perfsim.study.archive import load_result, save_result
+from perfsim.study.calibrate import calibrate
 from perfsim.study.claims import Claim, deployment_claims
 from perfsim.study.compare import Comparison, compare
 from perfsim.study.crossover import crossover
@@ -55,6 +56,7 @@ __all__ = [
     "VerificationReport",
     "Workload",
     "__version__",
+    "calibrate",
     "compare",
     "cost",
     "crossover",

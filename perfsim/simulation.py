@@ -11,7 +11,7 @@ from perfsim.conditions import Conditions, check_conditions, disturbances_of
 from perfsim.errors import Faults
 from perfsim.ops.flop import closed_form_flop
 from perfsim.ops.graph import OperatorGraph
-from perfsim.report import frames, load_balance, memory_report
+from perfsim.report import frames, load_balance, memory_report, uncertainty
 from perfsim.report.lanes import Run
 from perfsim.schedule.program import Program, make_program
 from perfsim.sim.timeline import Timeline
@@ -115,6 +115,11 @@ class Result:
     def makespan_s(self) -> float:
         """Seconds until the last output of the last microbatch."""
         return float(seconds(self.run.makespan_ps))
+
+    @cached_property
+    def makespan_range_s(self) -> tuple[float, float]:
+        """Seconds between which the makespan lies with a chance of about 80 %; see `perfsim.report.uncertainty`."""
+        return uncertainty.makespan_range_s(self.run)
 
     @property
     def tokens_per_s(self) -> float:
@@ -238,6 +243,10 @@ class Result:
             name="result",
         )
 
+    def _range_text(self) -> str:
+        low, high = self.makespan_range_s
+        return f" (80 % range {format_seconds(low)} to {format_seconds(high)})" if low < high else ""
+
     def __str__(self) -> str:
         plan, workload = self.scenario.plan, self.scenario.workload
         return "\n".join(
@@ -245,7 +254,7 @@ class Result:
                 f"{self.scenario.model.name} on {plan.num_devices} x {self.scenario.cluster.accelerator.name}, "
                 f"TP{plan.tensor} x PP{plan.pipeline} x DP{plan.data} {plan.schedule}, "
                 f"{workload.phase} of {workload.batch_size} x {workload.sequence_length} tokens",
-                f"makespan {format_seconds(self.makespan_s)}, {self.tokens_per_s:,.0f} tokens/s, "
+                f"makespan {format_seconds(self.makespan_s)}{self._range_text()}, {self.tokens_per_s:,.0f} tokens/s, "
                 f"first sequence after {format_seconds(self.first_sequence_s)}",
                 f"MFU {self.mfu:.1%} (all pairs counted: {self.mfu_full_attention:.1%}), "
                 f"bubble {self.bubble_fraction:.1%}, communicating {self.communication_fraction:.1%}",

@@ -1,4 +1,4 @@
-"""The command line: ``perfsim demo | run | compare | sweep | profiles``."""
+"""The command line: ``perfsim demo | run | compare | sweep | validate | profiles``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from perfsim.cli.commands import compare_command, demo_command, profiles_command, run_command
 from perfsim.cli.failures import Commands
 from perfsim.cli.sweeps import sweep_command
+from perfsim.cli.validation import validate_command
 from perfsim.version import __version__
 
 __all__ = ["main"]
@@ -21,5 +22,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (demo_command, run_command, compare_command, sweep_command, profiles_command):
+for _command in (demo_command, run_command, compare_command, sweep_command, validate_command, profiles_command):
     main.add_command(_command)

@@ -104,7 +104,8 @@ def operators_frame(run: Run) -> pd.DataFrame:
     -------
     DataFrame
         Indexed by operator and microbatch size: ``op``, ``kind``, ``stage``, ``layer``, ``shape``, ``flop``, ``bytes``,
-        ``seconds``, ``bound``, ``roofline_s``, ``source``, ``executions`` (on all devices, over all microbatches),
+        ``seconds``, ``low_s`` and ``high_s`` (an 80 % range, missing where nobody has measured an error), ``bound``,
+        ``roofline_s``, ``source``, ``executions`` (on all devices, over all microbatches),
         ``working_set_bytes``, ``weight_bytes``, ``fits_in_l2``, ``weight_fits_in_l2``, ``tile_bytes`` and
         ``fits_in_shared_memory``.
     """
@@ -130,6 +131,8 @@ def operators_frame(run: Run) -> pd.DataFrame:
                     "flop": float(operator.work.flop),
                     "bytes": float(operator.work.read_bytes + operator.work.written_bytes),
                     "seconds": float(cost.seconds),
+                    "low_s": float(cost.low_s),
+                    "high_s": float(cost.high_s),
                     "bound": str(cost.bound),
                     "roofline_s": float(cost.roofline_s),
                     "source": cost.source,

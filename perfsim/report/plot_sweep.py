@@ -43,7 +43,14 @@ _CELLS: dict[int, dict[str, Any]] = {
     _NO_VALUE: {"label": "no value", "hatch": "", "edgecolor": MUTED, "facecolor": "#EBEBEB"},
 }
 """Cells of a heat map that do not show a value."""
-_BEST = {"makespan_s": min, "first_sequence_s": min, "peak_bytes": min, "tokens_per_s": max, "mfu": max}
+_BEST = {
+    "makespan_s": min,
+    "first_sequence_s": min,
+    "peak_bytes": min,
+    "tokens_per_s": max,
+    "mfu": max,
+    "mfu_full_attention": max,
+}
 
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE")
 """Of lines: Paul Tol's bright palette for the colour-blind."""
@@ -191,9 +198,10 @@ def plot_pareto(
     table : DataFrame
         As from `perfsim.sweep`.
     x : str
-        Column of numbers that should be small: a latency, or ``peak_bytes``.
+        Column of numbers that should be small: a latency, or ``peak_bytes``. Of tokens a second and MFU more is better,
+        on either axis.
     y : str
-        Column of numbers that should be large.
+        Column of numbers that should be large; of times and bytes less is better, on either axis.
     label : str, optional
         Column that names the points of the front, as far as there is room; the axes of the sweep when left out.
     ax : Axes, optional
@@ -222,7 +230,9 @@ def plot_pareto(
     check_table(table, {"x": x, "y": y, "label": label}, numeric=["x", "y"])
     cost, gain = numbers_of(table[x]), numbers_of(table[y])
     fine = np.flatnonzero((states_of(table) == FITS) & np.isfinite(cost) & np.isfinite(gain))
-    front = fine[_front(cost[fine], gain[fine])]
+    worse = -1.0 if _BEST.get(x) is max else 1.0
+    better = -1.0 if _BEST.get(y) is min else 1.0
+    front = fine[_front(worse * cost[fine], better * gain[fine])]
     ax = fresh(ax, 10, 5.2)
     entries = ax.plot(cost[fine], gain[fine], "o", color="#AAAAAA", markersize=4, mew=0, label="fits in memory")
     entries += ax.plot(cost[front], gain[front], "o-", color=_COLOURS[0], drawstyle="steps-post", label="Pareto front")

@@ -65,6 +65,11 @@ def compare(scenarios: Mapping[str, Scenario | Result], *, baseline: str) -> Com
     return Comparison(results, baseline)
 
 
+def _times_as_fast(table: pd.DataFrame, plan: str, baseline: str) -> str:
+    """How much faster than the baseline a plan is, where it is another."""
+    return "" if plan == baseline else f", {table.loc[plan, 'speedup']:.2f} times as fast as {baseline}"
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Results of several plans.
@@ -152,7 +157,7 @@ class Comparison:
         fastest, soonest = table["speedup"].idxmax(), table["first_sequence_s"].idxmin()
         findings = [
             f"Throughput: {fastest} is fastest, with {format_seconds(table.loc[fastest, 'makespan_s'])} for the whole "
-            f"batch, {table.loc[fastest, 'speedup']:.2f} times as fast as {self.baseline}.",
+            f"batch{_times_as_fast(table, fastest, self.baseline)}.",
             f"Latency: the first sequence is done soonest under {soonest}, after "
             f"{format_seconds(table.loc[soonest, 'first_sequence_s'])} "
             f"({self.baseline}: {format_seconds(table.loc[self.baseline, 'first_sequence_s'])}).",
@@ -162,6 +167,11 @@ class Comparison:
             share = parts[largest] / parts.sum()
             what = "idle" if largest == IDLE else f"in {largest} operators"
             findings.append(f"{name}: a GPU is {what} for {share:.0%} of the makespan, more than in anything else.")
+        models = {result.scenario.model for result in self.results.values()}
+        workloads = {result.scenario.workload for result in self.results.values()}
+        if len(models) > 1 or len(workloads) > 1:
+            what = " and ".join(w for w, kinds in (("models", models), ("workloads", workloads)) if len(kinds) > 1)
+            findings.append(f"These plans have different {what}: tokens are compared with tokens, not like with like.")
         return tuple(findings)
 
     def plot_timelines(self, ax: Axes | None = None, *, end_s: float | None = None) -> Axes:

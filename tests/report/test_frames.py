@@ -11,7 +11,21 @@ from perfsim.ops.flop import closed_form_flop
 
 TIMELINE = ["device", "stream", "stage", "microbatch", "layer", "op", "kind", "start_s", "end_s"]
 OPERATORS = [
-    *["op", "kind", "stage", "layer", "shape", "flop", "bytes", "seconds", "bound", "roofline_s", "source"],
+    *[
+        "op",
+        "kind",
+        "stage",
+        "layer",
+        "shape",
+        "flop",
+        "bytes",
+        "seconds",
+        "low_s",
+        "high_s",
+        "bound",
+        "roofline_s",
+        "source",
+    ],
     *["executions", "working_set_bytes", "weight_bytes", "fits_in_l2", "weight_fits_in_l2"],
     *["tile_bytes", "fits_in_shared_memory"],
 ]

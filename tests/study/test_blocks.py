@@ -154,7 +154,7 @@ HUGE = {
         "sequence_length": [10**9],
         "batch_size": [10**11],
     },
-    "a slow cluster": {"cluster.efficiency.matmul": [1.0, 1e-300]},
+    "a slow cluster": {"cluster.accelerator.memory_bytes_per_s": [1e12, 1e-6]},
     "a very slow link": {"cluster.tiers.0.bytes_per_s": [1e11, 1e-300]},
 }
 

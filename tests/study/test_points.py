@@ -226,17 +226,17 @@ def test_the_sizes_of_the_scenario_itself_do_not_matter(base):
 
 
 def test_work_beyond_whole_picoseconds_is_marked_where_simulate_refuses_it(improved, refused):
-    """Three sequences of a hundred million tokens take 20 days, the fourth is too much."""
-    long = improved.with_(sequence_length=10**8)
-    found = evaluate(long, sizes_of([(3, 10**8, 1), (4, 10**8, 1)]))
+    """Three sequences of seventy million tokens take some weeks; many more are too much."""
+    long = improved.with_(sequence_length=7 * 10**7)
+    found = evaluate(long, sizes_of([(3, 7 * 10**7, 1), (8, 7 * 10**7, 1)]))
     assert found["too_long"].tolist() == [False, True]
     assert found["makespan_s"][0] == perfsim.simulate(long.with_(batch_size=3)).makespan_s
-    refused(perfsim.simulate, long.with_(batch_size=4))
+    refused(perfsim.simulate, long.with_(batch_size=8))
 
 
 def test_a_ragged_last_microbatch_counts_at_its_size(improved):
     """What `simulate` takes is not too long: two sequences and one make three."""
-    long = improved.with_(sequence_length=10**8, microbatch_size=2, batch_size=3)
-    found = evaluate(long, sizes_of([(3, 10**8, 2)]))
+    long = improved.with_(sequence_length=88 * 10**6, microbatch_size=2, batch_size=3)
+    found = evaluate(long, sizes_of([(3, 88 * 10**6, 2)]))
     assert found["makespan_s"].tolist() == [perfsim.simulate(long).makespan_s]
     assert found["too_long"].tolist() == [False]
