@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,8 +103,14 @@ def sweep(
     frames: dict[int, pd.DataFrame] = {} if parts is None else parts.read(_Expected(task))
     _run_blocks(task, frames, parts, workers=workers, executor=executor, progress=progress)
     table = pd.concat([frames[first] for first in sorted(frames)]).sort_index()
-    table.attrs[ATTRIBUTE] = json.dumps({"scenario": scenario_to_table(scenario), "axes": space.to_table()})
+    table.attrs[ATTRIBUTE] = f'{{"scenario": {_scenario_text(scenario)}, "axes": {json.dumps(space.to_table())}}}'
     return table
+
+
+@lru_cache(maxsize=4)
+def _scenario_text(scenario: Scenario) -> str:
+    """Write a scenario as JSON; with all coefficients of its cluster that takes as long as thousands of points."""
+    return json.dumps(scenario_to_table(scenario))
 
 
 def _check(scenario: Any, axes: Mapping[str, Any], **arguments: Any) -> Axes:
