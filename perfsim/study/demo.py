@@ -64,7 +64,8 @@ def _draw_plan(result: Result, folder: Path) -> None:
     _save(plots.plot_load_balance(result.load_balance), folder / "load_balance.png")
     _save(plots.plot_memory(result.memory), folder / "memory.png")
     capacity = int(result.memory["capacity_bytes"].iloc[0])
-    over_time = plots.plot_memory_over_time(result.memory_over_time(0), capacity)
+    fullest = int(result.memory["peak_bytes"].idxmax())
+    over_time = plots.plot_memory_over_time(result.memory_over_time(fullest), capacity)
     _save(over_time, folder / "memory_over_time.png")
 
 
