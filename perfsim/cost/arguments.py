@@ -8,7 +8,13 @@ from numpy.typing import ArrayLike
 from perfsim.errors import Faults
 from perfsim.spec.hardware import Cluster
 
-__all__ = ["check_dtype", "check_quantities"]
+__all__ = ["PEAK_DTYPE", "check_dtype", "check_group", "check_quantities", "check_weight_dtype"]
+
+PEAK_DTYPE = {"fp8_block": "fp8"}
+"""Data types that are multiplied at the peak of another one: scales of their own for each block change no rate."""
+
+_STORED = ("bf16", "fp16", "fp8", "fp8_block", "int8", "fp4", "int4")
+"""Data types that weights are stored in, also where the device does not multiply in them."""
 
 
 def check_quantities(faults: Faults, *, zero: bool = False, **quantities: ArrayLike) -> bool:
@@ -34,9 +40,25 @@ def check_quantities(faults: Faults, *, zero: bool = False, **quantities: ArrayL
     return True
 
 
-def check_dtype(cluster: Cluster, dtype: str, faults: Faults) -> None:
-    """Record a dtype that the devices of a cluster do not multiply in."""
+def check_dtype(cluster: Cluster, dtype: str, faults: Faults, *, blocks: bool = False) -> None:
+    """Record a dtype that the devices of a cluster do not multiply in; with `blocks`, also with scales for blocks."""
     peaks = cluster.accelerator.peak_flop_per_s
-    if not isinstance(dtype, str) or dtype not in peaks:
+    if not isinstance(dtype, str) or (PEAK_DTYPE.get(dtype, dtype) if blocks else dtype) not in peaks:
         known = ", ".join(peaks)
-        faults.add("dtype", dtype, f"must be a dtype that {cluster.accelerator.name} multiplies in ({known})")
+        way_out = "multiply in one of them and give it as weight_dtype" if blocks and dtype in _STORED else ""
+        faults.add("dtype", dtype, f"must be a dtype that {cluster.accelerator.name} multiplies in ({known})", way_out)
+
+
+def check_weight_dtype(weight_dtype: str | None, faults: Faults) -> None:
+    """Record a dtype in which no kernel stores weights; None is that of the multiplication."""
+    if weight_dtype is not None:
+        faults.choice("weight_dtype", weight_dtype, _STORED)
+
+
+def check_group(cluster: Cluster, group_size: int, faults: Faults) -> None:
+    """Record a group that a cluster cannot have."""
+    if faults.integer("group_size", group_size, minimum=1) and group_size > cluster.num_devices:
+        faults.add(
+            "group_size", group_size, f"must be at most the {cluster.num_devices} devices of {cluster.name}",
+            f"load it with num_devices={group_size}",
+        )  # fmt: skip

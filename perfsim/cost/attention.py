@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from perfsim.cost.arguments import check_dtype, check_quantities
-from perfsim.cost.attention_coefficients import DecodeCoefficients, PrefillCoefficients
-from perfsim.cost.attention_kernels import AttentionTime, read_kernels, table_key
-from perfsim.cost.decode_attention import decode_attention_time
-from perfsim.cost.estimate import CALIBRATED, EXTRAPOLATED, ROOFLINE, Cost, error_range
-from perfsim.cost.prefill_attention import prefill_attention_time
+from perfsim.cost.attention_forms import PHASES, Form, Sizes, form_time, grouped_query_sizes, phases_of, read_form
+from perfsim.cost.attention_kernels import AttentionTime
+from perfsim.cost.estimate import CALIBRATED, EXTRAPOLATED, ROOFLINE, Cost
 from perfsim.cost.roofline import kernel_cost, light_seconds, matrix_peak_flop_per_s
 from perfsim.errors import Faults
 from perfsim.ops.operators import ELEMENT_BYTES, Attention
 from perfsim.spec.hardware import Cluster
-from perfsim.spec.tables import FrozenDict
 
 __all__ = ["attention_cost", "attention_seconds"]
 
 FUSED_HEAD_DIM = 256
 """Widest head of the widely used fused kernels (Dao, FlashAttention-2, 2023); wider ones are priced as if fused."""
 
-_SIZES = ("sequences", "query_tokens", "context_tokens", "num_heads", "num_kv_heads", "head_dim")
-_BLOCK = 4096
-
 
 def attention_cost(cluster: Cluster, work: Attention, *, kv_in_l2: bool = False) -> Cost:
     """Price fused attention: scores never leave the chip, Q, K, V and the result pass memory once."""
-    keys = work.sequences * work.context_tokens * work.num_kv_heads * work.head_dim * ELEMENT_BYTES[work.kv_dtype]
-    hbm_bytes = work.read_bytes + work.written_bytes - (2 * keys if kv_in_l2 else 0)
+    hbm_bytes = work.read_bytes + work.written_bytes - (work.kv_bytes if kv_in_l2 else 0)
     peak = matrix_peak_flop_per_s(cluster, work.dtype)
-    decoding = np.equal(work.query_tokens, 1)
-    phases = [phase for phase, asked in (("decode", decoding.any()), ("prefill", not decoding.all())) if asked]
-    forms = {phase: _form(cluster.coefficients, phase, work.dtype, work.kv_dtype) for phase in phases}
-    if not phases or None in forms.values():
+    parts = _parts(cluster, work, kv_in_l2=kv_in_l2)
+    if not parts:
         return kernel_cost(
             cluster,
             flop=work.flop,
@@ -47,101 +36,71 @@ def attention_cost(cluster: Cluster, work: Attention, *, kv_in_l2: bool = False)
             efficiency=cluster.efficiency.attention,
             source=EXTRAPOLATED if np.max(work.head_dim, initial=0) > FUSED_HEAD_DIM else ROOFLINE,
         )
-    known = [form for form in forms.values() if form is not None]
-    times = [_time(cluster, form, work, kv_in_l2=kv_in_l2) for form in known]
-    parts = list(zip(*times, strict=True))[:3]
-    seconds, compute_s, memory_s = (np.where(decoding, *part) if len(part) > 1 else part[0] for part in parts)
-    dims = np.unique(np.asarray(work.head_dim))
-    ranges = [found for form in known for found in form.ranges(dims)]
+    seconds, compute_s, memory_s = _joined(parts)
+    head_dims = [np.unique(part.sizes["head_dim"]) for part in parts]
+    known = all(not part.form.extrapolates(dims) for part, dims in zip(parts, head_dims, strict=True))
+    ranges = [one for part, dims in zip(parts, head_dims, strict=True) for one in part.form.ranges(dims)]
     return Cost.of_parts(
         seconds,
         compute_s=compute_s,
         memory_s=memory_s,
         roofline_s=light_seconds(cluster, flop=work.flop, flop_per_s=peak, hbm_bytes=hbm_bytes),
-        source=EXTRAPOLATED if any(form.extrapolates(dims) for form in known) else CALIBRATED,
+        source=CALIBRATED if known else EXTRAPOLATED,
         range_factors=(min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None,
     )
 
 
-class _Form(NamedTuple):
-    """The kernels that price one phase in two data types, and what is known of them.
+class _Part(NamedTuple):
+    """The points of one phase: where they are among all, unless they are all, and what they take."""
 
-    The first `borrowed` kernels are another library's, for heads that are wider than the library's own ones.
-    """
-
-    phase: str
-    kernels: tuple[Any, ...]
-    borrowed: int
-    source: str
-    own_range: tuple[float, float] | None
-    borrowed_range: tuple[float, float] | None
-
-    def measured(self, head_dims: NDArray[Any]) -> NDArray[np.bool_]:
-        """Say which head dimensions lie between those that one of the library's own kernels was measured with."""
-        inside = np.zeros(head_dims.shape, bool)
-        for kernel in self.kernels[self.borrowed :]:
-            inside |= (head_dims >= kernel.head_dims[0]) & (head_dims <= kernel.head_dims[-1])
-        return inside
-
-    def extrapolates(self, head_dims: NDArray[Any]) -> bool:
-        """Say whether the estimate of any head dimension goes beyond the measurements."""
-        return self.source == EXTRAPOLATED or not self.measured(head_dims).all()
-
-    def ranges(self, head_dims: NDArray[Any]) -> list[tuple[float, float]]:
-        """Ranges of the kernels that these head dimensions need."""
-        found = [self.own_range, None if self.measured(head_dims).all() else self.borrowed_range]
-        return [one for one in found if one is not None]
+    form: Form
+    sizes: Sizes
+    where: NDArray[np.bool_] | None
+    time: AttentionTime
 
 
-@lru_cache(maxsize=128)
-def _form(tables: FrozenDict, phase: str, dtype: str, kv_dtype: str) -> _Form | None:
-    """Read the kernels that price a phase in two data types; None where the library has none."""
-    key = table_key(tables, phase, dtype, kv_dtype)
-    if key is None:
-        return None
-    table = tables[key]
-    query, cache = ("bf16" if name == "fp16" else name for name in (dtype, kv_dtype))
-    borrowed = table.get("borrowed", {})
-    return _Form(
-        phase=phase,
-        kernels=read_kernels(DecodeCoefficients if phase == "decode" else PrefillCoefficients, table),
-        borrowed=borrowed.get("count", 0),
-        source=table["source"] if key == f"{phase}.{query}-{cache}" else EXTRAPOLATED,
-        own_range=error_range(table),
-        borrowed_range=error_range(borrowed),
-    )
+def _parts(cluster: Cluster, work: Attention, *, kv_in_l2: bool) -> list[_Part]:
+    """Price the points of each phase by its kernels; nothing where any phase has none."""
+    phase, sizes = phases_of(work), grouped_query_sizes(work)
+    forms = {
+        index: read_form(cluster.coefficients, name, work.dtype, work.kv_dtype)
+        for index, name in enumerate(PHASES)
+        if (phase == index).any()
+    }
+    parts = []
+    for index, form in forms.items():
+        if form is None:
+            return []
+        where = None if len(forms) == 1 else _mask(phase == index, sizes)
+        own = sizes if where is None else _points(sizes, where)
+        time = form_time(cluster.accelerator, form, work, own, kv_in_l2=kv_in_l2)
+        parts.append(_Part(form, own, where, time))
+    return parts
 
 
-def _time(cluster: Cluster, form: _Form, work: Attention, *, kv_in_l2: bool) -> AttentionTime:
-    """Estimate in blocks of points, so that the temporaries stay in a core's cache."""
-    sizes = {name: np.asarray(getattr(work, name)) for name in _SIZES}
-    shape = np.broadcast_shapes(*(size.shape for size in sizes.values()))
-    count = math.prod(shape)
-    if count <= _BLOCK:
-        return _time_of(cluster, form, work, sizes, kv_in_l2=kv_in_l2)
-    flat = {name: np.broadcast_to(size, shape).reshape(-1) if size.ndim else size for name, size in sizes.items()}
-    blocks = []
-    for start in range(0, count, _BLOCK):
-        block = {name: size[start : start + _BLOCK] if size.ndim else size for name, size in flat.items()}
-        blocks.append(_time_of(cluster, form, work, block, kv_in_l2=kv_in_l2))
-    return AttentionTime(*(np.concatenate(part).reshape(shape) for part in zip(*blocks, strict=True)))
+def _mask(chosen: NDArray[np.bool_], sizes: Sizes) -> NDArray[np.bool_]:
+    return np.broadcast_to(chosen, np.broadcast_shapes(chosen.shape, *(size.shape for size in sizes.values())))
 
 
-def _time_of(
-    cluster: Cluster, form: _Form, work: Attention, sizes: dict[str, NDArray[Any]], *, kv_in_l2: bool
-) -> AttentionTime:
-    settings: dict[str, Any] = {"dtype": work.dtype, "kv_dtype": work.kv_dtype, "kv_in_l2": kv_in_l2}
-    settings |= {name: size for name, size in sizes.items() if name not in {"sequences", "query_tokens"}}
-    if form.phase == "decode":
-        return decode_attention_time(cluster.accelerator, form.kernels, batch=sizes["sequences"], **settings)
-    settings |= {"query_tokens": sizes["query_tokens"], "causal": work.causal}
-    return prefill_attention_time(cluster.accelerator, form.kernels, batch=sizes["sequences"], **settings)
+def _points(sizes: Sizes, where: NDArray[np.bool_]) -> Sizes:
+    return {name: np.broadcast_to(size, where.shape)[where] if size.ndim else size for name, size in sizes.items()}
+
+
+def _joined(parts: list[_Part]) -> tuple[Any, ...]:
+    """Seconds, compute and memory of all points."""
+    first = parts[0]
+    if first.where is None:
+        return tuple(first.time)[:3]
+    whole = np.empty((3, *first.where.shape))
+    for part in parts:
+        whole[:, part.where] = part.time[:3]
+    return tuple(whole)
 
 
 def attention_seconds(
     cluster: Cluster, *, batch: ArrayLike, query_tokens: ArrayLike, context_tokens: ArrayLike, num_heads: ArrayLike,
     num_kv_heads: ArrayLike, head_dim: ArrayLike, dtype: str = "bf16", kv_dtype: str = "bf16", causal: bool = True,
-    kv_in_l2: bool = False,
+    window: int = 0, value_dim: ArrayLike | None = None, latent: bool = False, kv_in_l2: bool = False,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Estimate the time of fused attention kernels.
 
@@ -158,6 +117,13 @@ def attention_seconds(
     dtype, kv_dtype : str
         Data types of the computation and of K and V.
     causal : bool
+    window : int
+        Most keys that a token sees, itself included; 0 is no window. Only under a causal mask.
+    value_dim : array_like, optional
+        Width of a head of V and of the result where it differs from `head_dim`.
+    latent : bool
+        Whether V is the first `value_dim` elements of K, so that both are read as one (decode of multi-head latent
+        attention, where all heads share one vector: `num_kv_heads` 1).
     kv_in_l2 : bool
         Whether K and V are in L2 already; in a model they come from memory.
 
@@ -170,7 +136,7 @@ def attention_seconds(
     ------
     InputError
         A size is not a finite number above 0, sizes do not broadcast, there are fewer keys than new tokens, the device
-        does not multiply in `dtype`, or `kv_dtype` is unknown.
+        does not multiply in `dtype`, `kv_dtype` is unknown, or a window has no causal mask.
 
     Examples
     --------
@@ -184,9 +150,11 @@ def attention_seconds(
     faults = Faults("attention_seconds")
     if check_quantities(
         faults, batch=batch, query_tokens=query_tokens, context_tokens=context_tokens, num_heads=num_heads,
-        num_kv_heads=num_kv_heads, head_dim=head_dim,
+        num_kv_heads=num_kv_heads, head_dim=head_dim, value_dim=1 if value_dim is None else value_dim,
     ):  # fmt: skip
         _check_context(query_tokens, context_tokens, faults)
+    if faults.integer("window", window, minimum=0) and window and not causal:
+        faults.add("window", window, "must be 0 without a causal mask", "kernels with a window have causal=True")
     check_dtype(cluster, dtype, faults)
     faults.choice("kv_dtype", kv_dtype, ELEMENT_BYTES)
     faults.raise_if_any()
@@ -200,6 +168,9 @@ def attention_seconds(
         dtype=dtype,
         kv_dtype=kv_dtype,
         causal=causal,
+        window=window,
+        value_dim=None if value_dim is None else np.asarray(value_dim, float),
+        latent=latent,
     )
     return np.asarray(attention_cost(cluster, work, kv_in_l2=kv_in_l2).seconds)
 

@@ -145,7 +145,7 @@ class DecodeCoefficients:
     split_steps : bool
         Whether combining costs the same from the second part on, instead of growing to it.
     regroup_s : float
-        Seconds of the copies that put the query heads of a KV head together, where neither the batch nor K is 1.
+        Fixed seconds of the copies that put the query heads of a KV head together, where neither the batch nor K is 1.
     serial_s, serial_growth_s : float
         Seconds that every KV head of every sequence adds one after the other, and their growth with the batch.
     serial_beyond_s : float

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perfsim.cost.arguments import check_group
 from perfsim.cost.custom_all_reduce import CustomAllReduce
 from perfsim.cost.estimate import EXTRAPOLATED, Cost, error_range
 from perfsim.cost.nccl import ALGORITHMS, CollectiveTime, nccl_time, send_receive_time
@@ -34,6 +35,9 @@ def collective_cost(cluster: Cluster, work: Collective, *, algorithm: str = "aut
     payload = np.asarray(work.payload_bytes, float)
     if work.group_size == 1:
         return Cost(seconds=payload * 0.0)
+    if work.op == "ring_shift":  # all pass on at once, and wait for those whose neighbour is the farthest
+        outermost = max(tier for tier, members in enumerate(work.span) if members > 1)
+        return transfer_cost(cluster, Transfer(payload, outermost))
     if work.op not in cluster.coefficients:
         return _by_rings(cluster, work, payload)
     custom = None if algorithm == "nccl" or work.op != "all_reduce" else _custom(cluster.coefficients)
@@ -95,13 +99,13 @@ def transfer_cost(cluster: Cluster, work: Transfer) -> Cost:
         )  # fmt: skip
         return _measured_cost(time, EXTRAPOLATED, error_range(cluster.coefficients["all_to_all"]))
     tier, payload = cluster.tiers[work.tier], np.asarray(work.payload_bytes, float)
-    network_s = payload / (tier.bytes_per_s * cluster.efficiency.network)
+    network_s = payload / (tier.device_bytes_per_s * cluster.efficiency.network)
     overhead_s = cluster.efficiency.collective_s + tier.latency_s
     return Cost(
         seconds=network_s + overhead_s,
         network_s=network_s,
         overhead_s=overhead_s,
-        roofline_s=payload / tier.bytes_per_s,
+        roofline_s=payload / tier.device_bytes_per_s,
     )
 
 
@@ -147,11 +151,7 @@ def collective_seconds(
     if faults.choice("algorithm", algorithm, ALGORITHMS) and algorithm == "custom":
         _check_custom(cluster, kind, faults)
     faults.quantities("payload_bytes", payload_bytes, zero=True)
-    if faults.integer("group_size", group_size, minimum=1) and group_size > cluster.num_devices:
-        faults.add(
-            "group_size", group_size, f"must be at most the {cluster.num_devices} devices of {cluster.name}",
-            f"load it with num_devices={group_size}",
-        )  # fmt: skip
+    check_group(cluster, group_size, faults)
     faults.raise_if_any()
     if kind == "send_receive":
         tier = cluster.tier_between(0, group_size - 1)

@@ -14,7 +14,8 @@ seen (the window caps them), N = B K passes over a KV head, P multiprocessors an
 
 ``hit = 1 / (1 + (KV bytes / (l2_share L2))^8)`` for a cache that lies in L2 (as in the public tables), 0 for one that
 comes from memory (as in a model, whose other layers come between). A kernel that cannot hold a wide group in one CTA
-reads the KV heads again for each query head (`rereads_kv`); repeated reads hit L2.
+reads the KV heads again for each query head (`rereads_kv`); repeated reads hit L2. One whose library first copies the
+query heads of a KV head together, and the result back, adds ``regroup_s`` and the copies' bytes beyond L2.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def _kernel_time(
     hiding = 1 + kernel.overlap * waves / (waves + kernel.overlap_waves)
     kernel_s = smooth_maximum(smooth_maximum(start_s + keys_s, memory_s, hiding), chain_s, kernel.chain_overlap)
     serial_s = _serial_s(kernel, batch, kv_heads)
-    fixed_s = place.read(kernel.launch_s) + _copies_s(kernel, batch, kv_heads, group, splits)
+    fixed_s = place.read(kernel.launch_s) + _copies_s(kernel, sizes, splits, accelerator)
     light_bytes = q_and_o * ELEMENT_BYTES[dtype] + (0.0 if kv_in_l2 else kv_bytes)
     flop = 4 * batch * heads * dim * attended_pairs(1, seen, causal=True)
     light_s = np.maximum(flop / accelerator.peak_flop_per_s[dtype], light_bytes / bandwidth)
@@ -178,9 +179,7 @@ def _streamed_bytes(kernel: DecodeCoefficients, kv_bytes: Array, group: Array, l
     reads = group if kernel.rereads_kv else np.ones_like(group)
     missed = 1 / reads
     if hot:
-        fill = (kv_bytes / (kernel.l2_share * l2_bytes)) ** 2
-        fill *= fill
-        missed = missed * (1 - 1 / (1 + fill * fill))
+        missed = missed * _missed(kernel, kv_bytes, l2_bytes)
     return kv_bytes * reads * (missed + (1 - missed) / kernel.l2_speedup)
 
 
@@ -192,8 +191,20 @@ def _serial_s(kernel: DecodeCoefficients, batch: Array, kv_heads: Array) -> Arra
     return batch * kv_heads * np.where(batch < kernel.serial_batch, small_s, kernel.serial_beyond_s)
 
 
-def _copies_s(kernel: DecodeCoefficients, batch: Array, kv_heads: Array, group: Array, splits: Array) -> Array:
-    """Seconds to combine split keys and to regroup query heads."""
+def _missed(kernel: DecodeCoefficients, used_bytes: Array, l2_bytes: float) -> Array:
+    """Fraction of bytes that were just used and that L2 no longer holds."""
+    fill = (used_bytes / (kernel.l2_share * l2_bytes)) ** 2
+    fill *= fill
+    return np.asarray(1 - 1 / (1 + fill * fill))
+
+
+def _copies_s(kernel: DecodeCoefficients, sizes: _Sizes, splits: Array, accelerator: Accelerator) -> Array:
+    """Seconds to combine split keys, and to regroup query heads: Q and the result are read and written once more."""
     combined = np.minimum(splits - 1, 1.0) if kernel.split_steps else 1 - 1 / splits
-    regrouped = (batch > 1) & (kv_heads > 1) & (group > 1)
-    return kernel.split_s * combined + kernel.regroup_s * regrouped
+    if not kernel.regroup_s:
+        return kernel.split_s * combined
+    copied = 4 * _ACTIVATION_BYTES * sizes.batch * sizes.heads * sizes.dim
+    missed = copied * _missed(kernel, copied, accelerator.l2_bytes)
+    copies_s = kernel.regroup_s + missed / (kernel.hbm_efficiency * accelerator.memory_bytes_per_s)
+    regrouped = (sizes.batch > 1) & (sizes.kv_heads > 1) & (sizes.heads > sizes.kv_heads)
+    return kernel.split_s * combined + copies_s * regrouped

@@ -19,23 +19,27 @@ from perfsim.spec.tables import FrozenDict
 
 __all__ = ["elementwise_cost", "elementwise_seconds"]
 
-MEASURED = ("rmsnorm", "swiglu", "rope", "add", "embedding")
+MEASURED = ("rmsnorm", "gated", "swiglu", "rotary", "rope", "add", "embedding")
 """Operators that were measured themselves; the others take the class of a kernel that moves bytes in the same way."""
 
 
-def elementwise_cost(cluster: Cluster, work: Elementwise) -> Cost:
-    """Price a streaming kernel; its arithmetic runs outside the matrix units."""
+def elementwise_cost(cluster: Cluster, work: Elementwise, *, in_l2: bool = False) -> Cost:
+    """Price a streaming kernel; its arithmetic runs outside the matrix units.
+
+    With `in_l2` its operands lie in L2 as far as they fit, as in a loop over the same tensors.
+    """
     peak, moved_bytes = cluster.accelerator.vector_flop_per_s, work.read_bytes + work.written_bytes
+    hbm_bytes = 0 if in_l2 else moved_bytes
     known = _coefficients(cluster.coefficients, work.op)
     if known is None:
-        return kernel_cost(cluster, flop=work.vector_flop, flop_per_s=peak, hbm_bytes=moved_bytes, efficiency=1.0)
+        return kernel_cost(cluster, flop=work.vector_flop, flop_per_s=peak, hbm_bytes=hbm_bytes, efficiency=1.0)
     coefficients, source, range_factors = known
-    time = memory_bound_time(cluster.accelerator, coefficients, moved_bytes)
+    time = memory_bound_time(cluster.accelerator, coefficients, moved_bytes, in_l2=in_l2)
     return Cost.of_parts(
         launched_seconds(LaunchCosts(), time.seconds, includes_gap=coefficients.includes_gap),
         compute_s=np.asarray(work.vector_flop) / peak,
         memory_s=time.memory_s,
-        roofline_s=light_seconds(cluster, flop=work.vector_flop, flop_per_s=peak, hbm_bytes=moved_bytes),
+        roofline_s=light_seconds(cluster, flop=work.vector_flop, flop_per_s=peak, hbm_bytes=hbm_bytes),
         source=source,
         range_factors=range_factors,
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perfsim.cost.launch import LaunchCosts, launched_seconds
 from perfsim.ops.operators import Quantity
 
 __all__ = ["CALIBRATED", "EXTRAPOLATED", "ROOFLINE", "Cost", "error_range"]
@@ -66,6 +67,21 @@ class Cost:
         overhead = total - np.maximum(compute, memory)
         return cls(total, compute, memory, overhead_s=overhead, roofline_s=roofline_s, **about)
 
+    def issued(self, costs: LaunchCosts, *, in_graph: bool) -> Cost:
+        """Give the cost in a chain of operators that the host starts; what that adds is overhead.
+
+        What takes no time is not started.
+
+        Examples
+        --------
+        >>> cost = Cost(seconds=0.25, memory_s=0.25).issued(LaunchCosts(host_s=1.0), in_graph=False)
+        >>> float(cost.seconds), float(cost.overhead_s)
+        (1.0, 0.75)
+        """
+        launched_s = launched_seconds(costs, self.seconds, in_graph=in_graph)
+        seconds = np.where(np.equal(self.seconds, 0), 0.0, launched_s)
+        return dataclasses.replace(self, seconds=seconds, overhead_s=self.overhead_s + (seconds - self.seconds))
+
     @property
     def low_s(self) -> Quantity:
         """Lower end of the range that holds 80 % of unseen measurements, in seconds; NaN where none is known."""
@@ -84,9 +100,20 @@ class Cost:
         def take(part: Quantity) -> float:
             return float(np.ravel(part)[index if np.ndim(part) else 0])
 
+        return self._changed(take)
+
+    def section(self, where: slice, shape: tuple[int, ...]) -> Cost:
+        """Take a section of one-dimensional arrays, in a shape of its own; what is no array holds for all."""
+
+        def take(part: Quantity) -> Quantity:
+            return np.asarray(part)[where].reshape(shape) if np.ndim(part) else part
+
+        return self._changed(take)
+
+    def _changed(self, change: Callable[[Quantity], Quantity]) -> Cost:
         parts = ("seconds", "compute_s", "memory_s", "network_s", "overhead_s", "roofline_s")
-        taken: dict[str, Any] = {name: take(getattr(self, name)) for name in parts}
-        return dataclasses.replace(self, **taken)
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in parts}
+        return dataclasses.replace(self, **changed)
 
     @property
     def bound(self) -> str | NDArray[np.str_]:

@@ -26,7 +26,7 @@ from perfsim.cost.tiled_matmul import KernelTime
 from perfsim.errors import Faults
 from perfsim.spec.tables import freeze_fields
 
-__all__ = ["GroupedMatmul", "grouped_matmul"]
+__all__ = ["GroupedMatmul", "LayerLoads", "grouped_matmul", "grouped_matmul_of_loads"]
 
 Array = NDArray[np.floating]
 
@@ -142,49 +142,59 @@ def grouped_matmul(
     ]
     step = max(1, _BLOCK_COUNTS // counts.shape[1])
     blocks = [
-        _block(
-            chip, coefficients, _Layers(counts[i : i + step], *(size[i : i + step] for size in sizes)),
-            _State(peak_flop_per_s, operand_bytes, gated, weights_in_l2),
+        grouped_matmul_of_loads(
+            chip, coefficients, _loads(counts[i : i + step], sizes[2][i : i + step]), sizes[0][i : i + step],
+            sizes[1][i : i + step], peak_flop_per_s=peak_flop_per_s, operand_bytes=operand_bytes, gated=gated,
+            weights_in_l2=weights_in_l2,
         )
         for i in range(0, max(1, len(counts)), step)
     ]  # fmt: skip
     return KernelTime(*(np.concatenate(part).reshape(shape) for part in zip(*blocks, strict=True)))
 
 
-class _Layers(NamedTuple):
-    """Layers with their tokens, shape (layers, experts), and their sizes, shape (layers,)."""
+class LayerLoads(NamedTuple):
+    """What layers of experts have to do, counted or expected; arrays of shape (layers,).
 
-    counts: Array
-    hidden: Array
-    width: Array
+    Attributes
+    ----------
+    pairs : ndarray
+        Of a token and an expert.
+    active : ndarray
+        Experts that have any.
+    experts : ndarray
+        Experts of the device.
+    row_tiles : callable
+        Tiles of so many rows, at least one a layer, that cover the pairs of all experts.
+    """
+
+    pairs: Array
+    active: Array
     experts: Array
+    row_tiles: Callable[[int], Array]
 
 
-class _State(NamedTuple):
-    """What all layers of a call share."""
+def grouped_matmul_of_loads(
+    chip: Chip, layer: GroupedMatmul, loads: LayerLoads, hidden: Array, width: Array, *, peak_flop_per_s: float,
+    operand_bytes: float = 2.0, weight_bytes: float | None = None, gated: bool = True, weights_in_l2: bool = False,
+) -> KernelTime:  # fmt: skip
+    """Estimate layers whose loads are known in sum only; the other arguments are those of `grouped_matmul`.
 
-    peak_flop_per_s: float
-    operand_bytes: float
-    gated: bool
-    weights_in_l2: bool
-
-
-def _block(chip: Chip, layer: GroupedMatmul, layers: _Layers, state: _State) -> KernelTime:
-    form, (counts, hidden, width, experts) = layer.matmul, layers
-    pairs, active = counts.sum(axis=1), (counts > 0).sum(axis=1)
-    both = ((width * (2 if state.gated else 1), hidden), (hidden, width))
-    weights = active * state.operand_bytes * sum(n * k for n, k in both)
-    missed = 1 - l2_hit_fraction(chip, form, weights if state.weights_in_l2 else np.full(len(counts), np.inf))
-    row_tiles = _row_tiles(counts)
+    `weight_bytes` are those of a weight's element in memory, where the kernel unpacks it to `operand_bytes`.
+    """
+    form, (pairs, active, experts, row_tiles) = layer.matmul, loads
+    both = ((width * (2 if gated else 1), hidden), (hidden, width))
+    stored = operand_bytes if weight_bytes is None else weight_bytes
+    weights = active * stored * sum(n * k for n, k in both)
+    missed = 1 - l2_hit_fraction(chip, form, weights if weights_in_l2 else np.full(len(pairs), np.inf))
     bandwidth = form.memory_efficiency * chip.memory_bytes_per_s
-    tiles_s, compute_s, memory_s = (np.zeros(len(counts)) for _ in range(3))
+    tiles_s, compute_s, memory_s = (np.zeros(len(pairs)) for _ in range(3))
     for n, k in both:
-        rows_in, rows_out = pairs * k * state.operand_bytes, RESULT_BYTES * pairs * n
+        rows_in, rows_out = pairs * k * operand_bytes, RESULT_BYTES * pairs * n
         missed_rows = 1 - l2_hit_fraction(chip, form, rows_in + form.result_l2_weight * rows_out)
-        streamed_s = (active * n * k * state.operand_bytes * missed + (rows_in + rows_out) * missed_rows) / bandwidth
+        streamed_s = (active * n * k * stored * missed + (rows_in + rows_out) * missed_rows) / bandwidth
         best_s, multiplied_s = fastest_tile(
-            chip, form, pairs, n, k, memory_s=streamed_s, missed=missed, peak_flop_per_s=state.peak_flop_per_s,
-            operand_bytes=state.operand_bytes, row_tiles=row_tiles,
+            chip, form, pairs, n, k, memory_s=streamed_s, missed=missed, peak_flop_per_s=peak_flop_per_s,
+            operand_bytes=operand_bytes, row_tiles=row_tiles,
         )  # fmt: skip
         tiles_s += best_s
         compute_s += multiplied_s
@@ -193,15 +203,15 @@ def _block(chip: Chip, layer: GroupedMatmul, layers: _Layers, state: _State) -> 
     hit = l2_hit_fraction(chip, form, around)
     memory_s += around * layer.traffic_from_memory * (1 - hit) / bandwidth
     around_s = around * (layer.traffic_from_memory * (1 - hit) + layer.traffic_from_l2 * hit) / bandwidth
-    flop_s = 2 * pairs * sum(n * k for n, k in both) / state.peak_flop_per_s
-    light_s = np.maximum(flop_s, 0.0 if state.weights_in_l2 else weights / chip.memory_bytes_per_s)
+    flop_s = 2 * pairs * sum(n * k for n, k in both) / peak_flop_per_s
+    light_s = np.maximum(flop_s, 0.0 if weights_in_l2 else weights / chip.memory_bytes_per_s)
     seconds = np.maximum(form.launch_s + layer.expert_s * experts + tiles_s + around_s, light_s)
     overhead_s = np.maximum(seconds - np.maximum(compute_s, memory_s), 0.0)
     return KernelTime(seconds, compute_s, memory_s, overhead_s, light_s)
 
 
-def _row_tiles(counts: Array) -> Callable[[int], Array]:
-    """Count the tiles of so many rows that the experts of each layer need."""
+def _loads(counts: Array, experts: Array) -> LayerLoads:
+    """Sum up the tokens of experts, shape (layers, experts)."""
     counted: dict[int, Array] = {}
 
     def row_tiles(rows: int) -> Array:
@@ -209,4 +219,4 @@ def _row_tiles(counts: Array) -> Callable[[int], Array]:
             counted[rows] = np.maximum(np.ceil(counts / rows).sum(axis=1), 1.0)
         return counted[rows]
 
-    return row_tiles
+    return LayerLoads(counts.sum(axis=1), (counts > 0).sum(axis=1), experts, row_tiles)

@@ -26,8 +26,9 @@ from perfsim.spec.tables import build
 __all__ = ["CLASSES", "MemoryBoundCoefficients", "MemoryBoundTime", "memory_bound_time"]
 
 CLASSES = {
-    "layernorm": "norm", "rmsnorm": "norm", "gelu": "gated_activation", "silu": "gated_activation",
-    "swiglu": "gated_activation", "rope": "rope", "add": "add", "embedding": "embedding",
+    "layernorm": "norm", "rmsnorm": "norm", "topk": "norm", "gelu": "gated_activation", "silu": "gated_activation",
+    "relu": "gated_activation", "gated": "gated_activation", "swiglu": "gated_activation", "rope": "rope",
+    "rotary": "rope", "add": "add", "embedding": "embedding",
 }  # fmt: skip
 """Which class of kernels prices an operator."""
 

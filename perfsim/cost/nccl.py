@@ -154,11 +154,11 @@ def send_receive_time(
     parts = np.empty((4, flat.size))
     seconds, network_s, overhead_s, light_s = parts
     if tier == 0:
-        overhead_s[:], network_s[:] = group_parts(all_to_all, "all_to_all", 2 * flat, 2, link.bytes_per_s)
+        overhead_s[:], network_s[:] = group_parts(all_to_all, "all_to_all", 2 * flat, 2, link.device_bytes_per_s)
     else:
         overhead_s[:] = all_to_all.launch_s + link.latency_s
-        network_s[:] = flat / (link.bytes_per_s * efficiency.network)
-    light_s[:] = flat / link.bytes_per_s
+        network_s[:] = flat / (link.device_bytes_per_s * efficiency.network)
+    light_s[:] = flat / link.device_bytes_per_s
     np.maximum(network_s + overhead_s, light_s, out=seconds)
     return _shaped(parts, payload)
 
@@ -173,7 +173,7 @@ def _inside(
 ) -> None:  # fmt: skip
     """Fill the rows of `out` with total, network, fixed and speed-of-light seconds of a group inside one tier."""
     total, network, overhead, light = out
-    members, payload, rate = work.group_size, work.payload_bytes, tier.bytes_per_s
+    members, payload, rate = work.group_size, work.payload_bytes, tier.device_bytes_per_s
     limit_bytes = engine.limit(members) if engine else 0
     if engine and algorithm == "custom":
         overhead[:], network[:] = group_parts(engine.kernels, work.op, payload, members, rate)
@@ -202,9 +202,9 @@ def _across(
         if members == 1:
             continue
         if index == 0:
-            fixed_s, wire_s = group_parts(coefficients, work.op, share, members, tier.bytes_per_s)
-            start_s = float(group_parts(coefficients, work.op, np.zeros(1), members, tier.bytes_per_s)[0][0])
-            light_s = share * (_light_factor(work.op, members, tier) / tier.bytes_per_s)
+            fixed_s, wire_s = group_parts(coefficients, work.op, share, members, tier.device_bytes_per_s)
+            start_s = float(group_parts(coefficients, work.op, np.zeros(1), members, tier.device_bytes_per_s)[0][0])
+            light_s = share * (_light_factor(work.op, members, tier) / tier.device_bytes_per_s)
         else:
             wire_s, fixed_s, light_s = ring_parts(work, index, share, tier, efficiency)
             start_s = float(np.ravel(ring_parts(work, index, np.zeros(1), tier, efficiency)[1])[0])

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from perfsim.cost.tiled_matmul import KernelTime
 from perfsim.errors import Faults
+from perfsim.spec.profiles import profile_folder
+from perfsim.spec.tables import find_file, preset_names, read_toml
 
-__all__ = ["FEATURES", "LIMIT", "ResidualTrees", "corrected", "residual_factor", "shape_features"]
+__all__ = [
+    "FEATURES", "LIMIT", "RESIDUALS", "ResidualTrees", "corrected", "residual_factor", "shape_features",
+    "shipped_trees", "tree_families",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
 LIMIT = 0.35
 """The largest correction, in the logarithm."""
+
+RESIDUALS = ("trees",)
+"""Learned layers that may be asked for."""
 
 FEATURES = (
     "log2_m", "log2_n", "log2_k", "log2_mn", "log2_nk", "log2_mk", "log2_m_over_n", "log2_intensity", "waves_128x128",
@@ -98,6 +108,28 @@ class ResidualTrees:
             for name in (*_INTEGERS, *_NUMBERS)
         }
         return {"base": self.base, **lines}
+
+
+def tree_families() -> tuple[str, ...]:
+    """Name the architectures and kernel libraries whose bf16 kernels have shipped trees.
+
+    Examples
+    --------
+    >>> tree_families()
+    ('ada-trtllm', 'ampere-sglang', 'blackwell-trtllm', 'hopper-trtllm')
+    """
+    return preset_names(_tree_folder(), ".toml")
+
+
+@lru_cache(maxsize=16)
+def shipped_trees(family: str) -> ResidualTrees:
+    """Read the trees of one of the `tree_families`."""
+    path = find_file("family", family, _tree_folder(), ".toml")
+    return ResidualTrees.from_table(read_toml(path)["matmul_residual_trees"]["bf16"])
+
+
+def _tree_folder() -> Path:
+    return profile_folder() / "kernels" / "residual-trees"
 
 
 def shape_features(sm_count: int, m: ArrayLike, n: ArrayLike, k: ArrayLike, balance_flop_per_byte: float) -> Array:

@@ -40,11 +40,11 @@ def ring_parts(
     """
     members = work.span[index]
     ring_bytes = payload * (members - 1) / members
-    rate = tier.bytes_per_s * efficiency.network
+    rate = tier.device_bytes_per_s * efficiency.network
     # A ring hops from neighbour to neighbour, an all-to-all to every peer that this tier is the innermost to reach.
     hops = (members - 1) * (math.prod(work.span[:index]) if work.op == "all_to_all" else 1)
     if work.op != "all_reduce":
-        return ring_bytes / rate, hops * tier.latency_s, ring_bytes / tier.bytes_per_s
+        return ring_bytes / rate, hops * tier.latency_s, ring_bytes / tier.device_bytes_per_s
     light_bytes = payload if tier.reduces_in_switch else 2 * ring_bytes
     choices = [(2 * ring_bytes / rate, 2 * hops * tier.latency_s)]
     if members == work.group_size:  # over several tiers, each is a ring
@@ -52,8 +52,8 @@ def ring_parts(
         if tier.reduces_in_switch:
             in_switch_bytes = payload * (1 + 1 / members)
             fixed_s = max(efficiency.in_switch_s - efficiency.collective_s, 0.0)
-            choices.append((in_switch_bytes / (tier.bytes_per_s * efficiency.network_in_switch), fixed_s))
+            choices.append((in_switch_bytes / (tier.device_bytes_per_s * efficiency.network_in_switch), fixed_s))
     totals = np.stack([np.asarray(wire_s + hops_s) for wire_s, hops_s in choices])
     best = totals.argmin(axis=0)
     wire_s = np.choose(best, [wire for wire, _ in choices])
-    return wire_s, np.choose(best, [np.asarray(hop) for _, hop in choices]), light_bytes / tier.bytes_per_s
+    return wire_s, np.choose(best, [np.asarray(hop) for _, hop in choices]), light_bytes / tier.device_bytes_per_s

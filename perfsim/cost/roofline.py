@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perfsim.cost.arguments import check_dtype
+from perfsim.cost.arguments import PEAK_DTYPE, check_dtype
 from perfsim.cost.estimate import ROOFLINE, Cost
 from perfsim.errors import Faults
 from perfsim.ops.operators import Quantity
@@ -25,9 +25,9 @@ def matrix_peak_flop_per_s(cluster: Cluster, dtype: str) -> float:
         The device does not multiply in `dtype`.
     """
     faults = Faults()
-    check_dtype(cluster, dtype, faults)
+    check_dtype(cluster, dtype, faults, blocks=True)
     faults.raise_if_any()
-    return float(cluster.accelerator.peak_flop_per_s[dtype])
+    return float(cluster.accelerator.peak_flop_per_s[PEAK_DTYPE.get(dtype, dtype)])
 
 
 def light_seconds(cluster: Cluster, *, flop: Quantity, flop_per_s: float, hbm_bytes: Quantity) -> Quantity:

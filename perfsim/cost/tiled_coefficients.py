@@ -13,12 +13,13 @@ from perfsim.cost.estimate import CALIBRATED, EXTRAPOLATED
 from perfsim.errors import Faults
 from perfsim.spec.tables import build, freeze_fields
 
-__all__ = ["Quantiser", "Tile", "TiledMatmul", "coefficients_of", "tiled_matmul_for"]
+__all__ = ["Quantiser", "Tile", "TiledMatmul", "coefficients_of", "nearest_table", "tiled_matmul_for"]
 
 T = TypeVar("T")
 
 _NOT_COEFFICIENTS = ("fit", "source")  # what a table of a coefficient file holds beside them
 _SAME_KERNELS = {"fp16": "bf16"}
+_NEAREST = {"fp8_block": ("fp8_block", "fp8", "bf16"), "fp8": ("fp8", "fp8_block", "bf16")}
 _OFF_WHEN_ZERO = ("cold_k_step_s", "split_step_s", "split_traffic", "throttling", "result_l2_weight", "tile_edge_cost")
 
 
@@ -121,6 +122,9 @@ class TiledMatmul:
         The depth is rounded up to this.
     quantiser : Quantiser or None
         The kernel that quantises the activations first.
+    single_precision : bool
+        Whether times are computed in single precision, which is enough for times but not for their derivatives. No
+        property of a kernel, so no coefficient file has it.
     """
 
     launch_s: float
@@ -147,18 +151,20 @@ class TiledMatmul:
     blocks_per_sm: float = 4.0
     k_block: int = 64
     quantiser: Quantiser | None = None
+    single_precision: bool = True
 
     def __post_init__(self) -> None:
         freeze_fields(self)
         faults = Faults("matmul")
         for name, value in vars(self).items():
-            if name in {"tiles", "k_block", "quantiser"}:
+            if name in {"tiles", "k_block", "quantiser", "single_precision"}:
                 continue
             if name in {*_OFF_WHEN_ZERO, "tile_s", "wave_overlap"} and value == 0:
                 continue
             fraction = name.endswith("efficiency") or name == "wave_overlap"
             faults.number(name, value, at_most=1.0 if fraction else float("inf"))
         faults.integer("k_block", self.k_block)
+        faults.flag("single_precision", self.single_precision)
         if not self.tiles or not all(isinstance(tile, Tile) for tile in self.tiles):
             faults.add("tiles", self.tiles, "must be a list of at least one Tile")
         if self.quantiser is not None:
@@ -178,7 +184,7 @@ class TiledMatmul:
 
     def to_table(self) -> dict[str, Any]:
         """Give the table that `from_table` reads."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None and name != "single_precision"}
 
 
 def coefficients_of(kind: type[T], table: Mapping[str, Any], name: str) -> T:
@@ -189,11 +195,29 @@ def coefficients_of(kind: type[T], table: Mapping[str, Any], name: str) -> T:
     return found  # type: ignore[return-value]  # None has raised
 
 
+def nearest_table(tables: Mapping[str, Mapping[str, Any]], operator: str, dtype: str) -> tuple[str, bool] | None:
+    """Find the table of an operator that is nearest to a data type, and whether it is its own.
+
+    Another scaling of the same eight bits comes before ``bf16``; ``fp16`` runs the kernels of ``bf16``.
+
+    Examples
+    --------
+    >>> tables = {"matmul.bf16": {}, "matmul.fp8": {}}
+    >>> [nearest_table(tables, "matmul", dtype) for dtype in ("fp16", "fp8_block", "int8")]
+    [('matmul.bf16', True), ('matmul.fp8', False), ('matmul.bf16', False)]
+    """
+    own = _SAME_KERNELS.get(dtype, dtype)
+    for name in _NEAREST.get(own, (own, "bf16")):
+        if f"{operator}.{name}" in tables:
+            return f"{operator}.{name}", name == own
+    return None
+
+
 def tiled_matmul_for(tables: Mapping[str, Mapping[str, Any]], dtype: str) -> tuple[TiledMatmul, str] | None:
     """Choose the coefficients that price a data type, and say where they come from.
 
-    A data type without a set of its own takes that of bf16. Its multiplications then scale with the peak and the bytes
-    of the data type, which the caller gives to `perfsim.cost.tiled_matmul`, and it has no quantiser.
+    A data type without a set of its own takes the nearest one (`nearest_table`). Its multiplications then scale with
+    the peak and the bytes of the data type, which the caller gives to `perfsim.cost.tiled_matmul`.
 
     Parameters
     ----------
@@ -217,9 +241,8 @@ def tiled_matmul_for(tables: Mapping[str, Mapping[str, Any]], dtype: str) -> tup
     >>> [tiled_matmul_for(tables, dtype)[1] for dtype in ("bf16", "fp16", "int8")]
     ['calibrated', 'calibrated', 'extrapolated']
     """
-    own = f"matmul.{_SAME_KERNELS.get(dtype, dtype)}"
-    if own in tables:
-        return TiledMatmul.from_table(tables[own]), str(tables[own].get("source", CALIBRATED))
-    if "matmul.bf16" in tables:
-        return TiledMatmul.from_table(tables["matmul.bf16"]), EXTRAPOLATED
-    return None
+    found = nearest_table(tables, "matmul", dtype)
+    if found is None:
+        return None
+    key, own = found
+    return TiledMatmul.from_table(tables[key]), str(tables[key].get("source", CALIBRATED)) if own else EXTRAPOLATED

@@ -81,6 +81,7 @@ def tiled_matmul(
     *,
     peak_flop_per_s: float,
     operand_bytes: float = 2.0,
+    weight_bytes: float | None = None,
     weights_in_l2: bool = False,
     quantised: bool = True,
     working_set_bytes: ArrayLike | None = None,
@@ -99,6 +100,8 @@ def tiled_matmul(
         Dense peak of the data type.
     operand_bytes : float
         Bytes of an operand's element.
+    weight_bytes : float, optional
+        Bytes of the weight's element in memory, where the kernel unpacks it to `operand_bytes` on the chip.
     weights_in_l2 : bool
         Whether the weight is in L2 already; in a model it comes from memory.
     quantised : bool
@@ -134,7 +137,8 @@ def tiled_matmul(
     passed = (0.0 if weights_in_l2 else np.inf) if working_set_bytes is None else working_set_bytes
     shapes = _Shapes(*np.broadcast_arrays(*(np.asarray(size, float) for size in (m, n, k, passed))))
     flat = [shape.reshape(-1) for shape in shapes]
-    state = _State(operand_bytes, weights_in_l2, working_set_bytes is not None, activations_rotate)
+    stored = operand_bytes if weight_bytes is None else weight_bytes
+    state = _State(operand_bytes, stored, weights_in_l2, working_set_bytes is not None, activations_rotate)
     blocks = [
         _block(chip, coefficients, _Shapes(*(size[i : i + _BLOCK] for size in flat)), peak_flop_per_s, state)
         for i in range(0, max(1, flat[0].size), _BLOCK)
@@ -157,18 +161,20 @@ class _Shapes(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Which operands may be found in L2."""
+    """Bytes of an element of the operands, and which of these may be found in L2."""
 
     operand_bytes: float
+    weight_bytes: float
     weights_in_l2: bool
     benchmark: bool
     activations_rotate: bool
 
 
 def _block(chip: Chip, form: TiledMatmul, exact: _Shapes, peak_flop_per_s: float, state: _State) -> KernelTime:
-    """Price some shapes, in single precision wherever a fourth power of their time fits in it."""
+    """Price some shapes, in single precision wherever it is enough and a fourth power of their time fits in it."""
     light_s = _light(chip, exact, peak_flop_per_s, state)
-    precision: type[np.floating] = np.float32 if light_s.max(initial=0.0) < _LONG_S else np.float64
+    single = form.single_precision and light_s.max(initial=0.0) < _LONG_S
+    precision: type[np.floating] = np.float32 if single else np.float64
     shapes = _Shapes(*(size.astype(precision) for size in exact))
     memory_s, missed = _memory(chip, form, shapes, state)
     tile_s, compute_s = fastest_tile(
@@ -186,14 +192,16 @@ def _light(chip: Chip, shapes: _Shapes, peak_flop_per_s: float, state: _State) -
     compute_s = 2 * m * n * k / peak_flop_per_s
     if state.benchmark:
         return compute_s
-    operands = k * m if state.weights_in_l2 else k * (m + n)
-    return np.maximum(compute_s, (state.operand_bytes * operands + RESULT_BYTES * m * n) / chip.memory_bytes_per_s)
+    moved = k * m * state.operand_bytes + RESULT_BYTES * m * n
+    if not state.weights_in_l2:
+        moved = moved + k * n * state.weight_bytes
+    return np.maximum(compute_s, moved / chip.memory_bytes_per_s)
 
 
 def _memory(chip: Chip, form: TiledMatmul, shapes: _Shapes, state: _State) -> tuple[Array, Array]:
     """Seconds of the memory, and the fraction of the weight that comes from there."""
     m, n, k, passed = shapes
-    activation, weight, result = m * k * state.operand_bytes, n * k * state.operand_bytes, RESULT_BYTES * m * n
+    activation, weight, result = m * k * state.operand_bytes, n * k * state.weight_bytes, RESULT_BYTES * m * n
     passed = passed + form.result_l2_weight * result
     missed = 1 - l2_hit_fraction(chip, form, passed)
     fresh = activation + weight + form.result_l2_weight * result

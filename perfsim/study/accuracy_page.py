@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from perfsim.study.silicon.held_back import NCCL
 from perfsim.study.silicon.systems import DATA
+from perfsim.study.transfer_page import transfer_goals, transfer_part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +21,6 @@ __all__ = ["accuracy_page"]
 _BAD, _BIASED = 15.0, 2.0
 _WORST = 20
 _MEGABYTE = 1e6
-_NCCL = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
 
 class _Goal(NamedTuple):
@@ -51,7 +52,7 @@ _GOALS = (
     _Goal("prefill bf16, trtllm", 4.5, _of("prefill", "bf16-bf16", ("trtllm",))),
     _Goal("prefill bf16, vllm and sglang", 6, _of("prefill", "bf16-bf16", ("vllm", "sglang"))),
     _Goal("decode, all GPUs and libraries", 6, lambda table: table["operator"] == "decode"),
-    _Goal("NCCL, 2 to 8 GPUs", 3.5, lambda table: table["operator"].isin(_NCCL)),
+    _Goal("NCCL, 2 to 8 GPUs", 3.5, lambda table: table["operator"].isin(NCCL)),
     _Goal("custom all-reduce, alternate sizes", 4.5, lambda table: table["operator"] == "custom_all_reduce"),
     _Goal("grouped matmul of unseen experts, trtllm", 10, lambda table: table["operator"] == "grouped_matmul"),
 )
@@ -92,6 +93,8 @@ def accuracy_page(found: Validation, call: str) -> str:
     parts = [_HEAD.format(call=call, rows=len(found.rows), data=DATA), "## Goals\n", *_goals(found)]
     for operator in summary["operator"].unique():
         parts += [f"\n## {operator}\n", *_table(summary[summary["operator"] == operator])]
+    if found.transfer is not None:
+        parts += transfer_part(found.transfer)
     parts += [
         "\n## Where it is bad\n",
         _bad(summary),
@@ -105,11 +108,14 @@ def _goals(found: Validation) -> list[str]:
     lines = ["| operator | goal | mean over its tables | largest | met by |", "|---|---|---|---|---|"]
     for goal in _GOALS:
         lines += _goal(goal.words, goal.percent, found.summary["mape"][goal.belongs(found.summary)])
-    rows = found.rows[found.rows["operator"].isin(_NCCL)]
+    rows = found.rows[found.rows["operator"].isin(NCCL)]
     payload = rows["sizes"].str.extract(r"payload_bytes (\d+)")[0].astype(float)
     long = rows[payload >= _MEGABYTE]
     error = 100 * (long["predicted_s"] / long["latency_s"] - 1).abs()
-    return lines + _goal("NCCL from 1 MB", 2.5, error.groupby([long["operator"], long["system"]]).mean())
+    lines += _goal("NCCL from 1 MB", 2.5, error.groupby([long["operator"], long["system"]]).mean())
+    for goal_of_transfer in transfer_goals(found.transfer) if found.transfer is not None else ():
+        lines += _goal(*goal_of_transfer)
+    return lines
 
 
 def _goal(words: str, percent: float, mape: pd.Series) -> list[str]:

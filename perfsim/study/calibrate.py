@@ -10,11 +10,18 @@ from perfsim.cost.attention_coefficients import DecodeCoefficients, PrefillCoeff
 from perfsim.cost.attention_kernels import read_kernels, table_key
 from perfsim.cost.calibration.attention import calibrate_attention
 from perfsim.cost.calibration.collective import fit_custom_around, fit_nccl_around
+from perfsim.cost.calibration.grouped_matmul import ExpectedLayers, fit_grouped_matmul
 from perfsim.cost.calibration.matmul import DEFAULT_FORM, MeasuredMatmuls, Rotation, fit_matmul
+from perfsim.cost.calibration.memory_bound import fit_memory_bound
 from perfsim.cost.custom_all_reduce import CustomAllReduce
 from perfsim.cost.estimate import CALIBRATED, EXTRAPOLATED
+from perfsim.cost.expert_loads import expected_loads
+from perfsim.cost.grouped_matmul import GroupedMatmul
+from perfsim.cost.launch import LaunchCosts
+from perfsim.cost.memory_bound import CLASSES, MemoryBoundCoefficients
 from perfsim.cost.protocols import CollectiveCoefficients
-from perfsim.cost.tiled_coefficients import tiled_matmul_for
+from perfsim.cost.roofline import matrix_peak_flop_per_s
+from perfsim.cost.tiled_coefficients import nearest_table, tiled_matmul_for
 from perfsim.errors import Faults, InputError
 from perfsim.ops.operators import ELEMENT_BYTES
 from perfsim.spec.hardware import Cluster
@@ -53,6 +60,10 @@ def calibrate(cluster: Cluster, measurements: pd.DataFrame, *, data: str = "a us
         ``prefill``                               ``batch``, ``query_tokens``, ``context_tokens``, ``num_heads``,
                                                   ``num_kv_heads``, ``head_dim``; optionally ``dtype``, ``kv_dtype``
         ``decode``                                the same without ``query_tokens``
+        ``experts``                               ``tokens``, ``hidden_size``, ``expert_width``, ``num_experts``,
+                                                  ``experts_per_token`` (of a layer on one device, gated); optionally
+                                                  ``skew``, ``dtype``
+        ``elementwise``                           ``op``, such as ``rmsnorm``, ``read_bytes``, ``written_bytes``
         ``all_reduce``, ``all_gather``,           ``payload_bytes`` (of the full tensor), ``group_size`` (inside the
         ``reduce_scatter``, ``all_to_all``,       innermost tier)
         ``custom_all_reduce`` (an engine's own)
@@ -96,22 +107,21 @@ def calibrate(cluster: Cluster, measurements: pd.DataFrame, *, data: str = "a us
     faults = Faults()
     for kind, group in by_kind(rows):
         try:
-            tables |= _fitted(cluster, kind, group)
+            tables |= _fitted(cluster, kind, group, data)
         except InputError as error:
             faults.take(error)
     faults.raise_if_any()
-    named = {key: {**table, "fit": {"data": data, **table["fit"]}} for key, table in tables.items()}
-    return dataclasses.replace(cluster, coefficients=FrozenDict({**cluster.coefficients, **named}))
+    return dataclasses.replace(cluster, coefficients=FrozenDict({**cluster.coefficients, **tables}))
 
 
-def _fitted(cluster: Cluster, kind: Kind, own: pd.DataFrame) -> Tables:
+def _fitted(cluster: Cluster, kind: Kind, own: pd.DataFrame, data: str) -> Tables:
     """Fit the rows of one operator and pair of data types."""
-    if kind.operator == "matmul":
-        return _matmul(cluster, kind.dtype, own)
-    return _attention(cluster, kind, own) if kind.operator in PHASES else _collective(cluster, kind.operator, own)
+    fits = {"matmul": _matmul, "experts": _experts, "elementwise": _elementwise, **dict.fromkeys(PHASES, _attention)}
+    return fits.get(kind.operator, _collective)(cluster, kind, own, data)
 
 
-def _matmul(cluster: Cluster, dtype: str, own: pd.DataFrame) -> Tables:
+def _matmul(cluster: Cluster, kind: Kind, own: pd.DataFrame, data: str) -> Tables:
+    dtype = kind.dtype
     known = tiled_matmul_for(cluster.coefficients, dtype)
     prior, source = known or (DEFAULT_FORM, EXTRAPOLATED)
     width = _SAME_DEVICE if source == CALIBRATED else _ANOTHER_DEVICE
@@ -120,16 +130,50 @@ def _matmul(cluster: Cluster, dtype: str, own: pd.DataFrame) -> Tables:
     for in_l2, rows in own.groupby("in_l2"):
         m, n, k, latency_s = (rows[name].to_numpy(float) for name in ("m", "n", "k", "latency_s"))
         rotation = Rotation(max_copies=1) if in_l2 else None
-        peak, size = chip.peak_flop_per_s[dtype], ELEMENT_BYTES[dtype]
+        peak, size = matrix_peak_flop_per_s(cluster, dtype), ELEMENT_BYTES[dtype]
         states.append(MeasuredMatmuls(chip, m, n, k, latency_s, peak, size, rotation))
     fit = fit_matmul(states, prior, prior_width=width, soft=_USER_SOFT)
     key = f"matmul.{dtype}"
-    before = cluster.coefficients.get(key, cluster.coefficients.get("matmul.bf16", {}))
-    about = _fit(before, len(own), fit.posterior.undetermined)
+    nearest = nearest_table(cluster.coefficients, "matmul", dtype)
+    before = cluster.coefficients[nearest[0]] if nearest else {}
+    about = _fit(before, len(own), fit.posterior.undetermined, data)
     return {key: {**fit.coefficients.to_table(), "source": CALIBRATED, "fit": about}}
 
 
-def _attention(cluster: Cluster, kind: Kind, own: pd.DataFrame) -> Tables:
+def _experts(cluster: Cluster, kind: Kind, own: pd.DataFrame, data: str) -> Tables:
+    nearest = nearest_table(cluster.coefficients, "grouped_matmul", kind.dtype)
+    before = cluster.coefficients[nearest[0]] if nearest else {}  # checked_measurements asks for one
+    layers = []
+    for (count, skew, in_l2), rows in own.groupby(["num_experts", "skew", "in_l2"]):
+        names = ("tokens", "experts_per_token", "hidden_size", "expert_width", "latency_s")
+        tokens, per_token, hidden, width, latency_s = (rows[name].to_numpy(float) for name in names)
+        loads = expected_loads(tokens * per_token, int(count), float(skew))
+        peak, size = matrix_peak_flop_per_s(cluster, kind.dtype), ELEMENT_BYTES[kind.dtype]
+        layers.append(
+            ExpectedLayers(cluster.accelerator, loads, hidden, width, latency_s, peak, size, weights_in_l2=bool(in_l2))
+        )
+    width = _SAME_DEVICE if before.get("source") == CALIBRATED else _ANOTHER_DEVICE
+    fit = fit_grouped_matmul(layers, GroupedMatmul.from_table(before), prior_width=width, soft=_USER_SOFT)
+    about = _fit(before, len(own), fit.posterior.undetermined, data)
+    return {f"grouped_matmul.{kind.dtype}": {**fit.coefficients.to_table(), "source": CALIBRATED, "fit": about}}
+
+
+def _elementwise(cluster: Cluster, _kind: Kind, own: pd.DataFrame, data: str) -> Tables:
+    """Fit each class of kernels; times in a CUDA graph have its gap inside."""
+    before, device = cluster.coefficients["memory_bound"], {cluster.name: cluster.accelerator}
+    rows = own.assign(system=cluster.name, moved_bytes=own["read_bytes"] + own["written_bytes"])
+    classes = {}
+    for name, mine in rows.groupby(rows["op"].map(CLASSES)):
+        known = MemoryBoundCoefficients.from_table(before[name])
+        gap_s = 0.0 if known.includes_gap else LaunchCosts().graph_gap_s
+        prior = dataclasses.replace(known, fixed_s=known.fixed_s + gap_s, includes_gap=True)
+        found, undetermined = fit_memory_bound(mine, device, prior, in_l2=bool(mine["in_l2"].iloc[0]))
+        about = _fit(before[name], len(mine), undetermined, data)
+        classes[name] = {**found.to_table(), "source": CALIBRATED, "fit": about}
+    return {"memory_bound": {**before, **classes, "source": CALIBRATED}}
+
+
+def _attention(cluster: Cluster, kind: Kind, own: pd.DataFrame, data: str) -> Tables:
     phase, dtype, kv_dtype = kind
     before = cluster.coefficients[table_key(cluster.coefficients, phase, dtype, kv_dtype) or ""]
     kernels = read_kernels(_FORMS[phase], before)
@@ -139,10 +183,11 @@ def _attention(cluster: Cluster, kind: Kind, own: pd.DataFrame) -> Tables:
     undetermined = [f"{fit.coefficients.kernel}.{name}" for fit in fits for name in fit.undetermined]
     table = {key: value for key, value in before.items() if key == "borrowed"}
     table |= {"kernels": [fit.coefficients.to_table() for fit in fits], "source": CALIBRATED}
-    return {f"{phase}.{dtype}-{kv_dtype}": {**table, "fit": _fit(before, len(own), undetermined)}}
+    return {f"{phase}.{dtype}-{kv_dtype}": {**table, "fit": _fit(before, len(own), undetermined, data)}}
 
 
-def _collective(cluster: Cluster, operator: str, own: pd.DataFrame) -> Tables:
+def _collective(cluster: Cluster, kind: Kind, own: pd.DataFrame, data: str) -> Tables:
+    operator = kind.operator
     before = cluster.coefficients[operator]
     op = "all_reduce" if operator == "custom_all_reduce" else operator
     rows = own.rename(columns={"group_size": "num_devices"}).assign(op=op, bytes_per_s=cluster.tiers[0].bytes_per_s)
@@ -152,15 +197,15 @@ def _collective(cluster: Cluster, operator: str, own: pd.DataFrame) -> Tables:
     else:
         fit = fit_nccl_around(rows, {op: CollectiveCoefficients.from_table(before)})
         coefficients = fit.coefficients[op]
-    return {
-        operator: {**coefficients.to_table(), "source": CALIBRATED, "fit": _fit(before, len(own), fit.undetermined)}
-    }
+    about = _fit(before, len(own), fit.undetermined, data)
+    return {operator: {**coefficients.to_table(), "source": CALIBRATED, "fit": about}}
 
 
-def _fit(before: Mapping[str, Any], rows: int, undetermined: Any) -> dict[str, Any]:
+def _fit(before: Mapping[str, Any], rows: int, undetermined: Any, data: str) -> dict[str, Any]:
     """What the new table says of its making; the errors, and so the range, are what they were before."""
     known = before.get("fit", {})
     prior = known.get("data", "no coefficients")
     return {
-        "rows_used": rows, "undetermined": tuple(undetermined), "prior": prior, "errors": known.get("errors", {}),
+        "data": data, "rows_used": rows, "undetermined": tuple(undetermined), "prior": prior,
+        "errors": known.get("errors", {}),
     }  # fmt: skip

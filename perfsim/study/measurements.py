@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perfsim.cost.arguments import check_dtype
 from perfsim.cost.attention import attention_cost
 from perfsim.cost.attention_kernels import table_key
 from perfsim.cost.collective import collective_cost
+from perfsim.cost.elementwise import elementwise_cost
 from perfsim.cost.estimate import Cost
+from perfsim.cost.experts import experts_cost
 from perfsim.cost.matmul import matmul_cost
+from perfsim.cost.memory_bound import CLASSES
+from perfsim.cost.tiled_coefficients import nearest_table
 from perfsim.errors import Faults
-from perfsim.ops.operators import ELEMENT_BYTES, Attention, Collective, MatMul
+from perfsim.ops.operators import ELEMENT_BYTES, Attention, Collective, Elementwise, Experts, MatMul
 from perfsim.spec.hardware import Cluster
 
 if TYPE_CHECKING:
@@ -27,6 +32,8 @@ COLUMNS = {
     "matmul": ("m", "n", "k"),
     "prefill": (*_SIZES, "query_tokens"),
     "decode": _SIZES,
+    "experts": ("tokens", "hidden_size", "expert_width", "num_experts", "experts_per_token"),
+    "elementwise": ("read_bytes", "written_bytes"),
     **dict.fromkeys(
         ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "custom_all_reduce"),
         ("payload_bytes", "group_size"),
@@ -35,7 +42,14 @@ COLUMNS = {
 """Columns of sizes that the rows of each operator need, beside ``operator`` and ``latency_s``."""
 
 PHASES = ("prefill", "decode")
-_TYPED = ("matmul", *PHASES)
+_SAME = {"experts": ("num_experts", "skew"), "elementwise": ("op",)}
+"""Columns in which rows agree that one work can have; of all other operators here, ``group_size``."""
+
+Floats = NDArray[np.float64]
+_MULTIPLIED = ("matmul", "experts")
+_TYPED = (*_MULTIPLIED, *PHASES)
+_ONE_STATE = ("elementwise", *PHASES)
+"""Operators whose fit knows one state of L2 for all rows."""
 _SAME_UNIT = 100.0
 """A median this many times the estimate is not a slow device: it is another unit."""
 
@@ -99,6 +113,29 @@ def _check_columns(cluster: Cluster, operator: str, own: pd.DataFrame, faults: F
     if operator == "prefill":
         short = own["context_tokens"].astype(float) < own["query_tokens"].astype(float)
         _check_rows(short.to_numpy(), own["context_tokens"], "must include the query_tokens", faults)
+    if operator == "experts":
+        _check_experts(own, faults)
+    if operator == "elementwise":
+        _check_ops(own, faults)
+
+
+def _check_experts(own: pd.DataFrame, faults: Faults) -> None:
+    """Check the numbers and the popularity of experts."""
+    count, per_token = own["num_experts"].astype(float), own["experts_per_token"].astype(float)
+    _check_rows((count % 1 != 0).to_numpy(), own["num_experts"], "must be a whole number", faults)
+    _check_rows((per_token > count).to_numpy(), own["experts_per_token"], "must be at most num_experts", faults)
+    if "skew" in own:
+        wrong = ~(_numbers(own["skew"].fillna(0.0)) >= 0)
+        _check_rows(wrong, own["skew"], "must be a number of at least 0", faults)
+
+
+def _check_ops(own: pd.DataFrame, faults: Faults) -> None:
+    """Check what memory-bound kernels do."""
+    if "op" not in own:
+        faults.add("op", None, "is missing, which elementwise needs", f"it is one of {', '.join(CLASSES)}")
+        return
+    for op in own["op"].unique():
+        faults.choice("op", op, CLASSES)
 
 
 def _check_rows(wrong: NDArray[np.bool_], values: pd.Series, allowed: str, faults: Faults) -> None:
@@ -123,6 +160,7 @@ def _with_defaults(rows: pd.DataFrame, faults: Faults) -> pd.DataFrame:
         given = rows[name].where(rows[name].notna(), "bf16") if name in rows else "bf16"
         filled[name] = given
         filled[name] = filled[name].where(used, "").replace({"fp16": "bf16"})
+    filled["skew"] = rows["skew"].fillna(0.0).astype(float) if "skew" in rows and not faults.found else 0.0
     state = rows["in_l2"].where(rows["in_l2"].notna(), other=False) if "in_l2" in rows else [False] * len(rows)
     filled["in_l2"] = state
     if not set(filled["in_l2"]) <= {True, False}:
@@ -136,18 +174,28 @@ def _check_types(cluster: Cluster, kind: Kind, own: pd.DataFrame, faults: Faults
     """Check that the device has the data types, and that the cluster has what a fit can start from."""
     operator, dtype, kv_dtype = kind
     if operator in _TYPED:
-        faults.choice("dtype", dtype, tuple(cluster.accelerator.peak_flop_per_s))
-    known = operator == "matmul" or operator in cluster.coefficients
+        check_dtype(cluster, dtype, faults, blocks=operator in _MULTIPLIED)
     if operator in PHASES:
         faults.choice("kv_dtype", kv_dtype, tuple(ELEMENT_BYTES))
-        known = table_key(cluster.coefficients, operator, dtype, kv_dtype) is not None
-        if own["in_l2"].nunique() > 1:
-            faults.add("in_l2", [False, True], f"must be the same for all rows of {operator} {dtype} {kv_dtype}")
-    if not known:
+    if operator in _ONE_STATE and own["in_l2"].nunique() > 1:
+        faults.add("in_l2", [False, True], f"must be the same for all rows of {operator} {dtype} {kv_dtype}".rstrip())
+    if not _has_start(cluster, kind, own):
         faults.add(
             "operator", operator, f"must have coefficients to start from, and {cluster.name} has none",
             "load a profile of the same architecture that has some, with a kernel library that has them",
         )  # fmt: skip
+
+
+def _has_start(cluster: Cluster, kind: Kind, own: pd.DataFrame) -> bool:
+    """Whether the cluster has coefficients from which a fit of these rows can start."""
+    operator, dtype, kv_dtype = kind
+    if operator in PHASES:
+        return table_key(cluster.coefficients, operator, dtype, kv_dtype) is not None
+    if operator == "experts":
+        return nearest_table(cluster.coefficients, "grouped_matmul", dtype) is not None
+    if operator == "elementwise":
+        return set(own["op"].map(CLASSES)) <= set(cluster.coefficients.get("memory_bound", {}))
+    return operator == "matmul" or operator in cluster.coefficients
 
 
 def _cost(cluster: Cluster, kind: Kind, own: pd.DataFrame, *, in_l2: bool) -> Cost:
@@ -168,13 +216,28 @@ def _cost(cluster: Cluster, kind: Kind, own: pd.DataFrame, *, in_l2: bool) -> Co
             kv_dtype=kv_dtype,
         )
         return attention_cost(cluster, work, kv_in_l2=in_l2)
-    op, algorithm = ("all_reduce", "custom") if operator == "custom_all_reduce" else (operator, "nccl")
     seconds, light_s = np.empty(len(own)), np.empty(len(own))
-    for members, index in own.groupby("group_size").indices.items():
-        group = Collective(op, size["payload_bytes"][index], (int(members),))
-        cost = collective_cost(cluster, group, algorithm=algorithm)
+    for key, alike in own.reset_index(drop=True).groupby(list(_SAME.get(operator, ("group_size",)))):
+        index = alike.index.to_numpy()
+        part = {name: values[index] for name, values in size.items()}
+        cost = _cost_of_alike(cluster, kind, part, key, in_l2=in_l2)
         seconds[index], light_s[index] = cost.seconds, cost.roofline_s
     return Cost(seconds=seconds, roofline_s=light_s)
+
+
+def _cost_of_alike(cluster: Cluster, kind: Kind, size: dict[str, Floats], key: Any, *, in_l2: bool) -> Cost:
+    """Price rows that agree in what a work has once, for all its sizes."""
+    operator, dtype, _ = kind
+    if operator == "elementwise":
+        return elementwise_cost(cluster, Elementwise(key[0], size["read_bytes"], size["written_bytes"]), in_l2=in_l2)
+    if operator == "experts":
+        pairs = size["tokens"] * size["experts_per_token"]
+        hidden: Any = size["hidden_size"]
+        width: Any = size["expert_width"]
+        work = Experts(pairs, int(key[0]), hidden, width, dtype, skew=float(key[1]))
+        return experts_cost(cluster, work, weights_in_l2=in_l2)
+    op, algorithm = ("all_reduce", "custom") if operator == "custom_all_reduce" else (operator, "nccl")
+    return collective_cost(cluster, Collective(op, size["payload_bytes"], (int(key[0]),)), algorithm=algorithm)
 
 
 def _check_times(cost: Cost, operator: str, own: pd.DataFrame, faults: Faults) -> None:

@@ -15,6 +15,7 @@ from perfsim.report.plot_accuracy import plot_accuracy
 from perfsim.study.output import new_folder, replace_file
 from perfsim.study.silicon.held_back import OPERATORS, held_back_rows
 from perfsim.study.silicon.systems import DATA, PROFILES
+from perfsim.study.silicon.transfer import COLUMNS, transfer_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +38,13 @@ class Validation:
         split keeps together), ``latency_s``, ``predicted_s``, ``roofline_s`` (documented efficiencies alone),
         ``interpolated_s`` (between rows that were fitted; NaN beyond them), ``range_low`` and ``range_high`` (factors
         on the prediction: the stated 80 % range).
+    transfer : DataFrame or None
+        One experiment each, with the columns of `perfsim.study.silicon.transfer`: errors on GPUs that were left out of
+        a fit; None where it was not asked for.
     """
 
     rows: pd.DataFrame
+    transfer: pd.DataFrame | None = None
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -75,6 +80,8 @@ class Validation:
     def write(self, folder: str | Path) -> None:
         """Write ``summary.csv``, ``worst.csv``, ``rows.parquet`` and ``predicted-measured.png`` into a folder.
 
+        And ``transfer.csv``, where there is something to write into it.
+
         Raises
         ------
         InputError
@@ -84,12 +91,16 @@ class Validation:
             self.summary.to_csv(inside / "summary.csv", index=False)
             self.worst(500, of_each=5).to_csv(inside / "worst.csv", index=False)
             self.rows.to_parquet(inside / "rows.parquet")
+            if self.transfer is not None:
+                self.transfer.to_csv(inside / "transfer.csv", index=False)
             with replace_file(inside / "predicted-measured.png") as stream:
                 figure: Any = plot_accuracy(self.rows).get_figure(root=True)
                 figure.savefig(stream, format="png", dpi=_DPI)
 
 
-def validate(systems: Sequence[str] = (), operators: Sequence[str] = (), *, sample: int | None = None) -> Validation:
+def validate(
+    systems: Sequence[str] = (), operators: Sequence[str] = (), *, sample: int | None = None, transfer: bool = False
+) -> Validation:  # fmt: skip
     """Compare the shipped coefficients with the rows of the public tables that their fits held back.
 
     Parameters
@@ -100,6 +111,8 @@ def validate(systems: Sequence[str] = (), operators: Sequence[str] = (), *, samp
         Such as ``matmul`` or ``decode``; all when empty.
     sample : int, optional
         The most rows of each system, operator, data type and kernel library, drawn at random (seed 0).
+    transfer : bool
+        Whether to fit coefficients without each of the GPUs too, and judge what they are worth on it; takes minutes.
 
     Returns
     -------
@@ -120,11 +133,13 @@ def validate(systems: Sequence[str] = (), operators: Sequence[str] = (), *, samp
     if sample is not None:
         faults.integer("sample", sample)
     faults.raise_if_any()
-    frames = list(held_back_rows(systems or tuple(PROFILES), operators or OPERATORS, sample))
+    asked = (systems or tuple(PROFILES), operators or OPERATORS, sample)
+    frames = list(held_back_rows(*asked))
     if not frames:
         faults.add("", (tuple(systems), tuple(operators)), f"has no held-back rows in {DATA}", "ask for more")
     faults.raise_if_any()
-    return Validation(pd.concat(frames, ignore_index=True))
+    left_out = pd.DataFrame(transfer_rows(*asked), columns=list(COLUMNS)) if transfer else None
+    return Validation(pd.concat(frames, ignore_index=True), left_out)
 
 
 def _errors(rows: pd.DataFrame) -> dict[str, Any]:

@@ -173,6 +173,127 @@ def test_a_sweep_of_caches_jumps_only_where_the_library_changes_kernels(library,
     assert np.abs(steps).max() < 0.5
 
 
+LATENT = {"num_heads": 16, "num_kv_heads": 1, "head_dim": 576, "value_dim": 512, "latent": True}
+
+
+def test_the_speed_of_light_of_a_window_counts_what_it_leaves(h100):
+    """Each of 10,000 queries sees at most 1,000 keys; a decode step reads 1,000 keys of 4,096."""
+    prefill = Attention(1, 10_000, 10_000, 2, 2, 128, "bf16", "bf16", window=1000)
+    assert price(prefill, h100).roofline_s == pytest.approx(4 * 2 * 128 * 9_500_000 / 989.4e12, rel=1e-12)
+    decode = Attention(64, 1, 4096, 32, 8, 128, "bf16", "bf16", window=1000)
+    wanted = 64 * (2 * 1000 * 8 * 128 * 2 + 2 * 32 * 128 * 2) / 3.35e12
+    assert price(decode, h100).roofline_s == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("query", [1, 8192])
+def test_a_window_saves_time(library, query):
+    """Most of it where it hides most keys; one that hides none costs what none costs."""
+    points = {**BASE, "batch": 32, "query_tokens": query, "context_tokens": 8192}
+    none, wide, narrow = (attention_seconds(library, **points, window=window) for window in (0, 8192, 512))
+    assert narrow < wide
+    assert wide == pytest.approx(float(none), rel=1e-3)
+
+
+@given(query=st.sampled_from([1, 100, 4096]), window=st.integers(1, 8000), more=st.integers(0, 8000))
+def test_a_wider_window_never_takes_less_time(documented, query, window, more):
+    """More keys are seen."""
+    points = {**BASE, "query_tokens": query, "context_tokens": 8192}
+    narrow, wide = (attention_seconds(documented, **points, window=size) for size in (window, window + more))
+    assert narrow <= wide
+
+
+def test_the_speed_of_light_of_latent_decode_reads_one_vector_a_key(h100):
+    """576 elements for K and V together, and two products of 576 and of 512."""
+    cost = price(Attention(64, 1, 4096, 16, 1, 576, "bf16", "bf16", value_dim=512, latent=True), h100)
+    passed = 64 * (4096 * 576 * 2 + 16 * (576 + 512) * 2) / 3.35e12
+    assert cost.roofline_s == pytest.approx(passed, rel=1e-12)
+    many = price(Attention(64, 1, 65_536, 128, 1, 576, "bf16", "bf16", value_dim=512, latent=True), h100)
+    assert many.roofline_s == pytest.approx(2 * 64 * 128 * (576 + 512) * 65_536 / 989.4e12, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels", "query", "source"),
+    [
+        ("dgx-h100", "trtllm", 1, "calibrated"),
+        ("dgx-h100", "sglang", 1, "calibrated"),
+        ("dgx-h100", "vllm", 1, "extrapolated"),
+        ("dgx-h100", "trtllm", 4096, "calibrated"),
+        ("dgx-b200", "trtllm", 1, "calibrated"),
+        ("dgx-b200", "sglang", 4096, "calibrated"),
+        ("dgx-a100-80gb", "sglang", 1, "extrapolated"),
+        ("l40s-pcie-8x", "trtllm", 4096, "extrapolated"),
+        ("mi300x-8x", None, 1, "extrapolated"),
+    ],
+)
+def test_the_provenance_of_latent_attention(name, kernels, query, source):
+    """Measured with the widths of DeepSeek-V3: 576 and 512 in decode, 192 and 128 in prefill."""
+    cluster = perfsim.load_cluster(name, kernels=kernels)
+    latent = query == 1
+    widths = (16, 1, 576) if latent else (16, 16, 192)
+    value_dim = 512 if latent else 128
+    work = Attention(8, query, 4096, *widths, "bf16", "bf16", value_dim=value_dim, latent=latent)
+    assert price(work, cluster).source == source
+
+
+@pytest.mark.parametrize("heads", [8, 128])
+def test_latent_decode_is_near_what_the_memory_or_the_matrix_units_allow(heads):
+    """A long cache streams at most of the bandwidth, or keeps a good part of the matrix units at work."""
+    for name in ("dgx-h100", "dgx-b200"):
+        work = Attention(64, 1, 32_768, heads, 1, 576, "bf16", "bf16", value_dim=512, latent=True)
+        cost = price(work, perfsim.load_cluster(name))
+        assert 1 <= cost.seconds / cost.roofline_s < 2.5
+
+
+def test_a_whole_generation_of_latent_attention_is_one_array(cluster):
+    """A prompt of whole keys and values, then tokens that meet the latent vectors: each point as it costs alone."""
+    query = np.array([2048, 1, 1, 1])
+    decoding = query == 1
+    context = np.array([2048, 2049, 3000, 65_536])
+    heads, dims, values = np.where(decoding, 1, 16), np.where(decoding, 576, 192), np.where(decoding, 512, 128)
+    whole = price(
+        Attention(4, query, context, 16, heads, dims, "bf16", "bf16", value_dim=values, latent=decoding), cluster
+    )
+    for i, seconds in enumerate(whole.seconds):
+        alone = Attention(
+            4, int(query[i]), int(context[i]), 16, int(heads[i]), int(dims[i]), "bf16", "bf16",
+            value_dim=int(values[i]), latent=bool(decoding[i]),
+        )  # fmt: skip
+        assert seconds == pytest.approx(float(price(alone, cluster).seconds), rel=1e-12)
+        assert whole.roofline_s[i] == pytest.approx(float(price(alone, cluster).roofline_s), rel=1e-12)
+
+
+@pytest.mark.parametrize(("batch", "heads"), [(1, 16), (64, 16), (64, 128)])
+def test_a_sweep_of_latent_caches_has_no_cliff(library, batch, heads):
+    """Decoding grows with its context; a further split of few keys gains a few per cent at most."""
+    lengths = np.unique(np.geomspace(256, 65_536, 600).astype(int))
+    sizes = {**LATENT, "num_heads": heads, "batch": batch, "query_tokens": 1}
+    steps = np.diff(np.log(attention_seconds(library, context_tokens=lengths, **sizes)))
+    assert steps.min() > -0.05
+    assert steps.max() < 0.25
+
+
+def test_a_value_as_wide_as_the_key_is_ordinary_attention(library):
+    """To the bit."""
+    for query in (1, 512):
+        points = {**BASE, "query_tokens": query}
+        assert attention_seconds(library, **points, value_dim=128) == attention_seconds(library, **points)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"window": -1}, "window"), ({"window": 0.5}, "window"), ({"window": 64, "causal": False}, "window"),
+        ({"value_dim": 0}, "value_dim"), ({"value_dim": [1, 2, 3], "batch": [1, 2]}, "value_dim"),
+        ({"dtype": "fp8_block"}, "dtype"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_windows_and_widths_that_are_none_are_refused(refused, h100, change, field):
+    """With their names."""
+    (fault,) = refused(attention_seconds, h100, **{**BASE, **change})
+    assert field in fault.field
+
+
 def test_a_dtype_that_the_device_lacks_is_refused(refused):
     """With those that it has."""
     (fault,) = refused(attention_seconds, perfsim.load_cluster("dgx-a100-80gb"), **BASE, dtype="fp8")

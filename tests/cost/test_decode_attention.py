@@ -167,6 +167,15 @@ def test_copies_and_serial_parts_are_on_top():
     assert extra == pytest.approx([80 * 1.01e-6, 1600 * 2e-6], rel=1e-9)
 
 
+def test_copies_beyond_l2_take_their_bytes():
+    """Q and the result of 2 bytes an element, each read and written once more, at the rate that streaming reaches."""
+    regrouping = dataclasses.replace(PLAIN, regroup_s=5e-6)
+    sizes = {"batch": [8, 4096], "context_tokens": 1, "num_heads": 96}
+    extra = seconds([regrouping], **sizes) - seconds(**sizes)
+    copied_s = 4 * 2 * 4096 * 96 * 128 / (PLAIN.hbm_efficiency * H100.memory_bytes_per_s)
+    assert extra == pytest.approx([5e-6, 5e-6 + copied_s], rel=1e-3)
+
+
 def test_the_library_chooses_a_kernel_by_group_dimension_and_fill():
     """The first that serves a point; the last one serves what none does."""
     filled = dataclasses.replace(PLAIN, kernel="filled", group_above=1, group_up_to=32, least_fill=4.0)

@@ -5,6 +5,7 @@ import pytest
 
 from perfsim.cost import Cost
 from perfsim.cost.estimate import error_range
+from perfsim.cost.launch import LaunchCosts
 
 
 @pytest.mark.parametrize("part", ["compute", "memory", "network", "overhead"])
@@ -50,6 +51,28 @@ def test_a_range_is_known_where_measurements_were_held_back():
     unknown = Cost(seconds=1.0)
     assert np.isnan(unknown.low_s)
     assert np.isnan(unknown.high_s)
+
+
+def test_a_section_keeps_what_is_no_array():
+    """One operator of many that were priced together."""
+    whole = Cost(seconds=np.arange(6.0), compute_s=np.arange(6.0), overhead_s=1.0, source="calibrated")
+    part = whole.section(slice(2, 6), (2, 2))
+    assert part.seconds.tolist() == part.compute_s.tolist() == [[2, 3], [4, 5]]
+    assert (part.overhead_s, part.source) == (1.0, "calibrated")
+    assert whole.section(slice(3, 4), ()).seconds.shape == ()
+
+
+def test_the_host_holds_up_short_operators_only():
+    """And does not start what takes no time."""
+    cost = Cost(seconds=np.array([0.0, 1.0, 9.0]), compute_s=np.array([0.0, 1.0, 9.0]))
+    issued = cost.issued(LaunchCosts(host_s=0.5), in_graph=False)
+    assert issued.seconds.tolist() == [0, 1, 9]
+    late = Cost(seconds=np.array([0.0, 0.1]), memory_s=np.array([0.0, 0.1])).issued(
+        LaunchCosts(host_s=0.5), in_graph=False
+    )
+    assert late.seconds.tolist() == [0, 0.5]
+    assert late.overhead_s == pytest.approx([0, 0.4])
+    assert late.bound.tolist() == ["none", "overhead"]
 
 
 def test_the_widest_range_of_several_devices_counts():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import perfsim
 from perfsim.cost import matmul_seconds, price
+from perfsim.cost.residual_trees import LIMIT
 from perfsim.ops.operators import MatMul
 
 SIZES = st.integers(1, 30_000)
@@ -133,3 +134,88 @@ def test_sizes_that_are_none_are_refused(refused, h100, value):
     """A size is above zero, in each point of an array."""
     (fault,) = refused(matmul_seconds, h100, m=value, n=64, k=64)
     assert fault.field.split(".")[-1] == "m"
+
+
+@pytest.mark.parametrize("stored", ["fp8", "int8", "fp4", "int4"])
+def test_the_speed_of_light_counts_weights_as_they_are_stored(h100, stored):
+    """Four bits and their scales are 9/16 of a byte; vector and result stay bf16."""
+    stored_bytes = {"fp8": 1, "int8": 1, "fp4": 0.5625, "int4": 0.5625}[stored]
+    cost = price(MatMul(1, 8192, 8192, "bf16", stored), h100)
+    assert cost.roofline_s == pytest.approx((8192 * 8192 * stored_bytes + 2 * 8192 * 2) / 3.35e12, rel=1e-12)
+    assert cost.source == "extrapolated"
+
+
+def test_stored_weights_save_time_where_they_are_read(library):
+    """A thin product by half, but on the H20, whose memory is fast; a thick one multiplies as before."""
+    sizes = {"m": [1, 16_384], "n": 8192, "k": 8192}
+    whole, packed = (matmul_seconds(library, **sizes, weight_dtype=stored) for stored in (None, "int4"))
+    assert packed[0] < (0.9 if library.name == "h20-8x" else 0.6) * whole[0]
+    assert packed[1] == pytest.approx(whole[1], rel=0.05)
+
+
+def test_weights_stored_as_they_are_multiplied_change_nothing(library):
+    """Neither the time nor its provenance."""
+    plain, said = (price(MatMul(64, 4096, 4096, "bf16", stored), library) for stored in (None, "bf16"))
+    assert (plain.seconds, plain.source) == (said.seconds, said.source)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels", "source"),
+    [
+        ("dgx-h100", "trtllm", "calibrated"),
+        ("dgx-h100", "sglang", "calibrated"),
+        ("l40s-pcie-8x", "trtllm", "extrapolated"),
+        ("mi300x-8x", None, "roofline"),
+    ],
+)
+def test_fp8_in_blocks_is_priced_everywhere_where_fp8_is(name, kernels, source):
+    """By its own kernels, else by those of fp8 with one scale, else by the peak of fp8."""
+    cluster = perfsim.load_cluster(name, kernels=kernels)
+    blocks, one_scale = (price(MatMul(4096, 8192, 8192, dtype), cluster) for dtype in ("fp8_block", "fp8"))
+    assert blocks.source == source
+    assert blocks.roofline_s == one_scale.roofline_s
+    assert source == "calibrated" or blocks.seconds == one_scale.seconds
+
+
+def test_trees_are_a_small_correction():
+    """Of every shape within their limit, off where they are not asked for, and never faster than light."""
+    sizes = {"m": np.array([1, 17, 300, 4096, 16_384]), "n": np.array([[512], [3072], [8192]]), "k": 4096}
+    for name in ("dgx-h100", "dgx-b200", "l40s-pcie-8x", "dgx-a100-80gb"):
+        cluster = perfsim.load_cluster(name)
+        plain, learned = (matmul_seconds(cluster, **sizes, residual=residual) for residual in (None, "trees"))
+        change = np.abs(np.log(learned / plain))
+        assert change.shape == (3, 5)
+        assert 0 < change.max() <= LIMIT + 1e-9
+        light = price(MatMul(sizes["m"], sizes["n"], 4096, "bf16"), cluster).roofline_s
+        assert (learned >= light).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels", "asked"),
+    [
+        ("dgx-h100", "trtllm", {"residual": "forest"}),
+        ("dgx-h100", "vllm", {"residual": "trees"}),
+        ("mi300x-8x", None, {"residual": "trees"}),
+        ("dgx-h100", "trtllm", {"residual": "trees", "dtype": "fp8"}),
+        ("dgx-h100", "trtllm", {"residual": "trees", "weight_dtype": "int4"}),
+    ],
+)
+def test_trees_that_there_are_not_are_refused(refused, name, kernels, asked):
+    """Another layer, another library, another data type."""
+    (fault,) = refused(matmul_seconds, perfsim.load_cluster(name, kernels=kernels), m=64, n=64, k=64, **asked)
+    assert fault.field == "matmul_seconds.residual"
+
+
+def test_types_that_nobody_stores_weights_in_are_refused(refused, h100):
+    """With those that there are."""
+    (fault,) = refused(matmul_seconds, h100, m=1, n=1, k=1, weight_dtype="int3")
+    assert "int4" in fault.allowed
+
+
+def test_a_dtype_to_store_in_is_the_way_out(refused):
+    """An A100 unpacks fp8 to bf16."""
+    a100 = perfsim.load_cluster("dgx-a100-80gb")
+    for dtype in ("fp8", "fp8_block", "fp4", "int4"):
+        (fault,) = refused(matmul_seconds, a100, m=1, n=64, k=64, dtype=dtype)
+        assert "weight_dtype" in fault.way_out
+        assert matmul_seconds(a100, m=1, n=64, k=64, weight_dtype=dtype) > 0

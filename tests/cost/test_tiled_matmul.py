@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfsim.cost.tiled_coefficients import Quantiser, Tile, TiledMatmul, tiled_matmul_for
+from perfsim.cost.tiled_coefficients import Quantiser, Tile, TiledMatmul, nearest_table, tiled_matmul_for
 from perfsim.cost.tiled_matmul import tiled_matmul
 from perfsim.errors import InputError
 
@@ -190,6 +190,29 @@ def test_data_types_without_data_scale_those_of_bf16():
     bf16 = tiled_matmul(CHIP, compute, 12_800, 12_800, 8192, peak_flop_per_s=PEAK)
     int8 = tiled_matmul(CHIP, compute, 12_800, 12_800, 8192, peak_flop_per_s=2 * PEAK, operand_bytes=1)
     assert int8.compute_s == pytest.approx(bf16.compute_s / 2, rel=1e-6)
+
+
+def test_the_nearest_table_of_a_data_type():
+    """Its own, another eight bits with other scales, and bf16 in the end."""
+    tables: dict = {key: {} for key in ("matmul.bf16", "matmul.fp8", "grouped_matmul.fp8_block")}
+    nearest = {dtype: nearest_table(tables, "matmul", dtype) for dtype in ("fp16", "fp8", "fp8_block", "int8", "fp4")}
+    assert nearest == {
+        "fp16": ("matmul.bf16", True), "fp8": ("matmul.fp8", True), "fp8_block": ("matmul.fp8", False),
+        "int8": ("matmul.bf16", False), "fp4": ("matmul.bf16", False),
+    }  # fmt: skip
+    assert nearest_table(tables, "grouped_matmul", "fp8") == ("grouped_matmul.fp8_block", False)
+    assert nearest_table(tables, "grouped_matmul", "bf16") is None
+
+
+def test_weights_that_are_unpacked_pass_memory_as_they_are_stored():
+    """A quarter of the bytes take a quarter of the time of a memory-bound product, and the chip does as before."""
+    whole, packed = (
+        tiled_matmul(CHIP, FORM, 1, 8192, 8192, peak_flop_per_s=PEAK, weight_bytes=size) for size in (None, 0.5)
+    )
+    assert packed.compute_s == whole.compute_s
+    assert packed.memory_s == pytest.approx(whole.memory_s / 4, rel=1e-2)
+    assert packed.light_s == pytest.approx((8192 * 2 + 8192 * 8192 * 0.5 + 8192 * 2) / 2e12, rel=1e-12)
+    assert packed.seconds < whole.seconds
 
 
 def test_coefficients_survive_their_table():

@@ -87,6 +87,25 @@ def test_command_writes_the_page_and_json(tmp_path):
     assert f"{told['summary'][0]['mape']:.2f}" in page
 
 
+@needs_tables
+def test_command_judges_gpus_that_were_left_out(tmp_path):
+    """On request: in the JSON, in a table of its own and on the page."""
+    call = ["validate", "--gpu", "h200_sxm", "--operator", "all_gather", "--sample", "20", "--transfer"]
+    result = CliRunner().invoke(main, [*call, "--out", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.output)["transfer"]
+    assert [(row["experiment"], row["known"]) for row in told] == [
+        ("sibling", "h100_sxm"), ("datasheet", "a100_sxm and b200_sxm"),
+    ]  # fmt: skip
+    page, table = (tmp_path / "accuracy.md").read_text(), (tmp_path / "transfer.csv").read_text()
+    assert "perfsim validate --gpu h200_sxm --operator all_gather --sample 20 --transfer" in page
+    assert "## GPUs that were left out" in page
+    for row in told:
+        assert f"| {row['known']} | 20 | {row['mape']:.2f} |" in page
+        assert f"{row['experiment']},nccl,any,nccl,h200_sxm" in table
+    assert "GPUs that were left out of a fit" in CliRunner().invoke(main, call).output
+
+
 def test_names_all_faults_together():
     """One error tells all."""
     with pytest.raises(InputError, match="a100_sxm") as caught:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from perfsim.cost.calibration.matmul import SOFT, WIDE
 from perfsim.cost.calibration.posterior import Coefficient, Posterior, maximum_a_posteriori
 from perfsim.cost.fastest_tile import Chip
-from perfsim.cost.grouped_matmul import GroupedMatmul, grouped_matmul
+from perfsim.cost.grouped_matmul import GroupedMatmul, LayerLoads, grouped_matmul, grouped_matmul_of_loads
 from perfsim.cost.tiled_coefficients import Tile, TiledMatmul
 from perfsim.errors import Faults
 
-__all__ = ["DEFAULT_LAYER", "GroupedFit", "MeasuredLayers", "choose_grouped_tiles", "fit_grouped_matmul"]
+__all__ = [
+    "DEFAULT_LAYER", "ExpectedLayers", "GroupedFit", "MeasuredLayers", "choose_grouped_tiles", "fit_grouped_matmul",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -115,6 +117,41 @@ class MeasuredLayers:
 
 
 @dataclass(frozen=True)
+class ExpectedLayers:
+    """Measurements of layers whose loads are not known expert by expert, but expected (`expected_loads`).
+
+    Attributes
+    ----------
+    chip : Chip
+    loads : LayerLoads
+    hidden_size, expert_width, latency_s : ndarray, shape (rows,)
+    peak_flop_per_s, operand_bytes : float
+        Of the data type.
+    weights_in_l2 : bool
+    """
+
+    chip: Chip
+    loads: LayerLoads
+    hidden_size: Array
+    expert_width: Array
+    latency_s: Array
+    peak_flop_per_s: float
+    operand_bytes: float
+    weights_in_l2: bool
+
+    def __len__(self) -> int:
+        return len(self.latency_s)
+
+    def log_errors(self, layer: GroupedMatmul) -> Array:
+        """Give log(predicted / measured) of each row."""
+        time = grouped_matmul_of_loads(
+            self.chip, layer, self.loads, self.hidden_size, self.expert_width, peak_flop_per_s=self.peak_flop_per_s,
+            operand_bytes=self.operand_bytes, weights_in_l2=self.weights_in_l2,
+        )  # fmt: skip
+        return np.asarray(np.log(time.seconds / self.latency_s))
+
+
+@dataclass(frozen=True)
 class GroupedFit:
     """Coefficients, and what the measurements say of them.
 
@@ -132,7 +169,7 @@ class GroupedFit:
 
 
 def fit_grouped_matmul(
-    measured: Sequence[MeasuredLayers],
+    measured: Sequence[MeasuredLayers | ExpectedLayers],
     prior: GroupedMatmul,
     *,
     prior_width: float = WIDE,
@@ -143,7 +180,7 @@ def fit_grouped_matmul(
 
     Parameters
     ----------
-    measured : sequence of MeasuredLayers
+    measured : sequence of MeasuredLayers or ExpectedLayers
     prior : GroupedMatmul
         Where the fit starts and what it keeps where the data are silent; its list of tiles stays.
     prior_width : float

@@ -156,7 +156,7 @@ def expert_rows() -> pd.DataFrame:
             table = pd.read_parquet(folder / f"wideep_deepep_{name}_perf.parquet")
             sent = expert_all_to_all_bytes(
                 table["num_token"], table["hidden_size"], table["num_topk"], _DEVICES_OF_A_NODE.get(system, 8),
-                element_bytes=_FP8_WITH_SCALES if (kernel, phase) == ("low_latency", "dispatch") else _BF16,
+                element_bytes=_FP8_WITH_SCALES if phase == "dispatch" else _BF16,
                 one_copy_a_rank=kernel == "high_throughput",
             )  # fmt: skip
             frames.append(

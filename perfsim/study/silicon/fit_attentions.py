@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from perfsim.cost.attention_coefficients import DecodeCoefficients, PrefillCoefficients
+from perfsim.cost.attention_forms import PHASES
 from perfsim.cost.attention_kernels import read_kernels
 from perfsim.cost.calibration.attention import attention_times, fit_attention, serving_kernels
 from perfsim.cost.calibration.attention_fit import AttentionCoefficients, AttentionFit, limits_of
@@ -35,11 +35,12 @@ ROWS, WINDOWED_ROWS = 700, 175
 """Rows of each system and head dimension that a kernel is fitted to, without and with a window."""
 PRIOR_WIDTH = 1.5
 
-_FORMS: dict[str, Any] = {"prefill": PrefillCoefficients, "decode": DecodeCoefficients}
 _SYSTEMS = {
     "hopper": ("h100_sxm", "h200_sxm"), "blackwell": ("b200_sxm", "gb200"), "ampere": ("a100_sxm",), "ada": ("l40s",),
 }  # fmt: skip
 _SOURCES = {
+    "default": ("mla",),
+    "trtllm_mla": ("mla",),
     "torch_flow": ("fmha", "gen", "xqa", "fallback", "mmha", "mmha_grouped"),
     "torch_flow_flashinfer": ("flashinfer",),
     "vllm_flash_attn_fa4": ("fa4",),
@@ -47,14 +48,14 @@ _SOURCES = {
     "vllm_flash_attn_fa2": ("fa2", "mha", "gqa"),
     "vllm_flash_attn": ("fa2", "mha", "gqa"),
     "vllm_flashinfer_fiprefill": ("fa2",),
-    "vllm_flashinfer_fidecode": ("mha", "gqa"),
+    "vllm_flashinfer_fidecode": ("mha", "gqa", "gqa_wide"),
     "vllm_flashinfer_trtllmprefill": ("gen", "gen_512"),
     "vllm_flashinfer_trtllmdecode": ("gen",),
     "trtllm_mha": ("gen", "gen_512"),
-    "triton": ("triton",),
+    "triton": ("triton", "mla"),
     "fa3": ("fa3", "fa3_192", "mha", "gqa"),
-    "flash_attention": ("fa2", "mha", "gqa"),
-    "flashinfer": ("flashinfer", "mha", "gqa"),
+    "flash_attention": ("fa2", "mha", "gqa", "mla"),
+    "flashinfer": ("flashinfer", "mha", "mha_grouped", "gqa", "gqa_wide"),
 }
 """What the tables call a kernel, and the kernels of the coefficient files that were fitted to its rows."""
 _ONE_BYTE_CACHE = ("a100_sxm", "trtllm", "decode")
@@ -90,7 +91,7 @@ class AttentionSet:
 
     def shipped(self) -> tuple[AttentionCoefficients, ...]:
         """Read the set as it is shipped."""
-        return read_kernels(_FORMS[self.phase], read_toml(self.file)[self.phase][self.types])
+        return read_kernels(PHASES[self.phase], read_toml(self.file)[self.phase][self.types])
 
     def rows(self, table: pd.DataFrame, system: str, kernels: Sequence[AttentionCoefficients]) -> pd.DataFrame:
         """Rows of a system that these kernels were measured for, with the index of the kernel as ``served_by``."""
@@ -115,20 +116,33 @@ def shipped_attention_sets() -> tuple[AttentionSet, ...]:
         AttentionSet(architecture, library, phase, *types.split("-"))
         for architecture in _SYSTEMS
         for library in LIBRARIES
-        for phase in _FORMS
+        for phase in PHASES
         for types in read_toml(kernel_file(f"{architecture}-{library}")).get(phase, {})
     )
 
 
 def fit_shipped_attention(
-    attention_set: AttentionSet, kernels: Sequence[AttentionCoefficients], table: pd.DataFrame
-) -> tuple[AttentionFit, ...]:
-    """Fit the kernels of a set to the rows that may be fitted, each from nothing but its structure."""
+    attention_set: AttentionSet, kernels: Sequence[AttentionCoefficients], table: pd.DataFrame,
+    systems: Sequence[str] = (),
+) -> tuple[AttentionFit, ...]:  # fmt: skip
+    """Fit the kernels of a set to the rows that may be fitted, each from nothing but its structure.
+
+    Parameters
+    ----------
+    attention_set : AttentionSet
+    kernels : sequence of PrefillCoefficients or of DecodeCoefficients
+        Their structure is kept; nothing else of them is looked at.
+    table : DataFrame
+        From `read_attention`.
+    systems : sequence of str
+        Whose rows are fitted; those of all systems of the set when empty.
+    """
     import pandas as pd
 
-    rows = pd.concat([attention_set.rows(table, system, kernels) for system in attention_set.systems])
+    chosen = systems or attention_set.systems
+    rows = pd.concat([attention_set.rows(table, system, kernels) for system in chosen])
     rows = rows[rows["trained"]]
-    accelerators = {system: accelerator_of(system) for system in attention_set.systems}
+    accelerators = {system: accelerator_of(system) for system in chosen}
     return tuple(
         fit_attention(
             accelerators,
@@ -182,11 +196,12 @@ def _table(attention_set: AttentionSet, table: pd.DataFrame) -> dict[str, Any]:
     """Fit one set, and judge just the rounded numbers that are shipped."""
     fits = fit_shipped_attention(attention_set, attention_set.shipped(), table)
     written = plain({"kernels": [fit.coefficients.to_table() for fit in fits]})
-    kernels = read_kernels(_FORMS[attention_set.phase], written)
+    kernels = read_kernels(PHASES[attention_set.phase], written)
     errors = held_back_errors(attention_set, kernels, table, windowed=False)
     with_window = held_back_errors(attention_set, kernels, table, windowed=True)
+    folder = "mla" if attention_set.phase.startswith("latent") else "attention"
     fit = {
-        "data": f"attention/{attention_set.library}/{version_of(attention_set.systems[0], attention_set.library)}",
+        "data": f"{folder}/{attention_set.library}/{version_of(attention_set.systems[0], attention_set.library)}",
         "rows_used": sum(found.rows_used for found in fits),
         "rows_held_back": sum(int(error["n"]) for group in (errors, with_window) for error in group.values()),
         "seed": SEED,

@@ -6,7 +6,7 @@ from `DEFAULT_FORM`, so that the same tables give the same file. `perfsim.cost.c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from perfsim.cost.calibration.matmul import DEFAULT_FORM, MatmulFit, MeasuredMatmuls, fit_matmul
+from perfsim.cost.calibration.tile_choice import choose_tiles
 from perfsim.cost.tiled_coefficients import Quantiser, TiledMatmul
 from perfsim.spec.tables import read_toml
 from perfsim.study.silicon.kernel_files import merge_into, plain
@@ -26,13 +27,17 @@ from perfsim.study.silicon.matmul_tables import (
 )
 from perfsim.study.silicon.systems import DATA, kernel_file
 
-__all__ = ["SETS", "MatmulSet", "fit_shipped_matmul", "half", "judged", "write_matmuls"]
+__all__ = [
+    "ROWS", "SETS", "MatmulSet", "draw", "fit_bf16", "fit_shipped_matmul", "half", "judged", "write_matmuls",
+]  # fmt: skip
 
 SEED = 0
 ROWS = 6000
 """Rows that a set is fitted to, of the half that may be fitted; more change no digit that held-back rows notice."""
 
 _FIRST_EVALUATIONS, _EVALUATIONS = 25, 40
+_LIST_ROUNDS, _LIST_SHARE = 3, 2
+"""How often a list of candidates is chosen and the coefficients fitted to it, and the share of rows that chooses."""
 _PER_TENSOR = Quantiser(launch_s=10e-6, memory_efficiency=0.6, bytes_per_element=5.0)
 _PER_BLOCK = Quantiser(launch_s=2e-6, memory_efficiency=0.6, bytes_per_element=3.0)
 
@@ -113,15 +118,50 @@ def fit_shipped_matmul(matmul_set: MatmulSet, form: TiledMatmul, launch_s: float
         Launch time that is known from elsewhere. An fp8 set takes that of bf16, which leaves the rest to the quantiser:
         only their sum can be seen in its own table.
     """
+    quantiser = {"fp8": _PER_TENSOR, "fp8_block": _PER_BLOCK}.get(matmul_set.dtype)
+    return _fit(_training_parts([matmul_set], ROWS), form, launch_s, quantiser)
+
+
+def fit_bf16(sets: Sequence[MatmulSet], count: int = ROWS) -> TiledMatmul:
+    """Fit one set of coefficients to the rows of several sets together, with a list of candidates of its own.
+
+    Nothing of the shipped files is looked at, so that the fit knows no other device than those of the sets.
+
+    Parameters
+    ----------
+    sets : sequence of MatmulSet
+        Of bf16. Each has the same share of the rows.
+    count : int
+        Rows in all.
+    """
+    rows = _training_parts(sets, count)
+    choosing = [draw(part, len(part) // _LIST_SHARE) for part in rows]
+    form = DEFAULT_FORM
+    for _ in range(_LIST_ROUNDS):
+        form = choose_tiles(choosing, _fit(rows, form).coefficients)
+    return _fit(rows, form).coefficients
+
+
+def _training_parts(sets: Sequence[MatmulSet], count: int) -> list[MeasuredMatmuls]:
+    """Draw rows to fit of every system of some sets."""
+    return [
+        draw(half(one, system, train=True), count // len(sets) // len(one.systems))
+        for one in sets
+        for system in one.systems
+    ]
+
+
+def _fit(
+    rows: Sequence[MeasuredMatmuls], form: TiledMatmul, launch_s: float | None = None,
+    quantiser: Quantiser | None = None,
+) -> MatmulFit:  # fmt: skip
+    """Fit from `DEFAULT_FORM`, with the candidates of a form: first all of them alike, then each with its own time."""
     default = replace(
         DEFAULT_FORM, tiles=tuple(replace(tile, relative_time=1.0) for tile in form.tiles), k_block=form.k_block,
         blocks_per_sm=form.blocks_per_sm, launch_s=DEFAULT_FORM.launch_s if launch_s is None else launch_s,
-        quantiser={"fp8": _PER_TENSOR, "fp8_block": _PER_BLOCK}.get(matmul_set.dtype),
+        quantiser=quantiser,
     )  # fmt: skip
     fixed = () if launch_s is None else ("launch_s",)
-    rows = [
-        _some(half(matmul_set, system, train=True), ROWS // len(matmul_set.systems)) for system in matmul_set.systems
-    ]
     first = fit_matmul(rows, default, fixed=fixed, relative_times=False, evaluations=_FIRST_EVALUATIONS)
     return fit_matmul(rows, first.coefficients, fixed=fixed, evaluations=_EVALUATIONS)
 
@@ -185,8 +225,8 @@ def half(matmul_set: MatmulSet, system: str, *, train: bool) -> MeasuredMatmuls:
     return measured_matmuls(table[marked == train], system, matmul_set.library, matmul_set.dtype)
 
 
-def _some(rows: MeasuredMatmuls, count: int) -> MeasuredMatmuls:
-    """Draw some rows."""
+def draw(rows: MeasuredMatmuls, count: int, seed: int = SEED) -> MeasuredMatmuls:
+    """Draw some rows, in the order of the table."""
     if len(rows) <= count:
         return rows
-    return rows.take(np.sort(np.random.default_rng(SEED).choice(len(rows), count, replace=False)))
+    return rows.take(np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False)))

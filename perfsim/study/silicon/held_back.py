@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfsim.cost.attention import attention_seconds
+from perfsim.cost.attention_forms import PHASES
 from perfsim.cost.calibration.attention import attention_times
 from perfsim.cost.calibration.collective import predict
 from perfsim.cost.calibration.expert_all_to_all import predict_expert_all_to_all
@@ -44,7 +45,7 @@ from perfsim.study.silicon.systems import PROFILES, kernel_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "OPERATORS", "held_back_rows"]
+__all__ = ["COLUMNS", "NCCL", "OPERATORS", "draw_rows", "held_back_rows"]
 
 COLUMNS = (
     "system", "operator", "dtype", "library", "sizes", "series", "latency_s", "predicted_s", "roofline_s",
@@ -54,7 +55,7 @@ COLUMNS = (
 
 SEED = 0
 _GROUP = ("num_devices", "payload_bytes")
-_NCCL = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+NCCL = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
 Array = NDArray[np.float64]
 
@@ -92,7 +93,7 @@ def _matmuls(systems: Collection[str], _operators: Collection[str], sample: int 
         for system in (name for name in one.systems if name in systems):
             rows = matmul_tables.read_matmuls(system, one.library, one.dtype)
             trained = matmul_tables.training_rows(rows, SEED)
-            held = _some(rows[~trained], sample)
+            held = draw_rows(rows[~trained], sample)
             measured = matmul_tables.measured_matmuls(held, system, one.library, one.dtype)
             own = fit_matmuls.own_table(table, system) if one.own else fit_matmuls.shared_table(table)
             yield _frame(
@@ -117,7 +118,7 @@ def _grouped(systems: Collection[str], _operators: Collection[str], sample: int 
             rows = grouped_tables.read_layers(system, one.library, one.kernel, one.dtype)
             unseen, faulty = ~grouped_tables.training_rows(rows, SEED), grouped_tables.contradictory_rows(rows)
             for operator, chosen in (("grouped_matmul", ~faulty), ("grouped_matmul_contradictory", faulty)):
-                held = _some(rows[unseen & chosen].reset_index(drop=True), sample)
+                held = draw_rows(rows[unseen & chosen].reset_index(drop=True), sample)
                 if not held.empty:
                     measured = grouped_tables.measured_layers(held, system, one.dtype)
                     yield _frame(
@@ -149,7 +150,7 @@ def _attentions(systems: Collection[str], operators: Collection[str], sample: in
             for system in (name for name in one.systems if name in systems):
                 rows = one.rows(whole, system, one.shipped())
                 for chosen in (rows["window"] == 0, rows["window"] > 0):
-                    held = _some(rows[chosen & ~rows["trained"]], sample)
+                    held = draw_rows(rows[chosen & ~rows["trained"]], sample)
                     if not held.empty:
                         yield _attention_frame(one, system, held, rows[rows["trained"]])
 
@@ -159,7 +160,7 @@ def _attention_frame(one: AttentionSet, system: str, held: pd.DataFrame, trained
     sizes = ("batch", "query_tokens", "context_tokens", "num_heads", "num_kv_heads", "head_dim", "window")
     cluster, cache = _plain(system), held["kv_dtype"].iloc[0]
     given = {name: held[name].to_numpy(float) for name in sizes[:-1]}
-    if one.phase == "decode":
+    if one.phase.endswith("decode"):
         given["query_tokens"] = np.ones(len(held))
     operator = f"{one.phase}_window" if (held["window"] > 0).all() else one.phase
     return _frame(
@@ -178,7 +179,7 @@ def _collectives(systems: Collection[str], operators: Collection[str], sample: i
         if system not in systems or op not in operators:
             continue
         table = read_toml(kernel_file(file_name(system)))[op]
-        unseen = _some(own[held[own.index]], sample)
+        unseen = draw_rows(own[held[own.index]], sample)
         known = own[~held[own.index] & (own["dtype"] == "half")]
         yield _frame(
             unseen, (system, op, "any", "nccl"), sizes=_GROUP, series=_GROUP, table=table,
@@ -196,7 +197,7 @@ def _customs(systems: Collection[str], _operators: Collection[str], sample: int 
         own = engine_rows(rows, one)
         rest, predicted_s = alternate_predictions(own, one.limit_bytes)
         for system in (name for name in one.systems if name in systems):
-            mine = _some(rest.assign(predicted_s=predicted_s)[(rest["system"] == system).to_numpy()], sample)
+            mine = draw_rows(rest.assign(predicted_s=predicted_s)[(rest["system"] == system).to_numpy()], sample)
             table = read_toml(kernel_file(file_name(system)))["custom_all_reduce"][one.library]
             yield _frame(
                 mine, (system, "custom_all_reduce", "bf16", one.library), sizes=_GROUP,
@@ -210,7 +211,7 @@ def _experts(systems: Collection[str], _operators: Collection[str], sample: int 
     rows = split_expert_rows()
     for (system, kernel, phase), own in rows[rows["held"]].groupby(["system", "kernel", "phase"]):
         if system in systems:
-            held, cluster = _some(own, sample), _plain(system)
+            held, cluster = draw_rows(own, sample), _plain(system)
             table = read_toml(kernel_file(file_name(system)))["expert_all_to_all"][f"deepep_{kernel}"][phase]
             wire_s = held["sent_bytes"] / (held["bytes_per_s"] * cluster.efficiency.network)
             yield _frame(
@@ -246,7 +247,7 @@ def _plain(system: str) -> Cluster:
     return dataclasses.replace(load_cluster(PROFILES[system]), kernels="", coefficients=FrozenDict())
 
 
-def _some(rows: pd.DataFrame, sample: int | None) -> pd.DataFrame:
+def draw_rows(rows: pd.DataFrame, sample: int | None) -> pd.DataFrame:
     """Draw some rows, in the order of the table."""
     if sample is None or len(rows) <= sample:
         return rows
@@ -279,8 +280,8 @@ def _frame(
 
 _Producer = Callable[[Collection[str], Collection[str], int | None], Iterator["pd.DataFrame"]]
 _OPERATORS: dict[str, _Producer] = {
-    "matmul": _matmuls, "grouped_matmul": _grouped, "prefill": _attentions, "decode": _attentions,
-    **dict.fromkeys(_NCCL, _collectives), "custom_all_reduce": _customs,
+    "matmul": _matmuls, "grouped_matmul": _grouped, **dict.fromkeys(PHASES, _attentions),
+    **dict.fromkeys(NCCL, _collectives), "custom_all_reduce": _customs,
     "expert_all_to_all": _experts,
 }  # fmt: skip
 OPERATORS = tuple(_OPERATORS)

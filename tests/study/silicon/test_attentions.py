@@ -70,6 +70,33 @@ def test_a_shipped_error_is_what_its_rows_show(decode_rows):
     assert stated["a100_sxm"]["mape"] == pytest.approx(found["a100_sxm"]["mape"], abs=0.01)
 
 
+@pytest.mark.parametrize("phase", ["latent_prefill", "latent_decode"])
+def test_latent_rows_have_the_sizes_of_grouped_queries(phase):
+    """Of DeepSeek-V3: FLOP and bytes stay, each row once, half of the numbers of heads to fit."""
+    rows = read_attention(phase)
+    heads = {n * (1088 / 576 if phase == "latent_decode" else 1) for n in (1, 2, 4, 8, 16, 32, 64, 128)}
+    assert rows["num_heads"].unique() == pytest.approx(sorted(heads))
+    assert set(rows["head_dim"]) == ({288} if phase == "latent_decode" else {160})
+    assert rows["latency_s"].between(1e-6, 10).all()
+    assert rows.groupby("num_heads")["trained"].first().mean() == pytest.approx(0.5)
+    keys = ["system", "library", "kernel", "kv_dtype", "batch", "query_tokens", "context_tokens", "num_heads"]
+    assert not rows.duplicated(keys).any()
+
+
+@pytest.mark.parametrize(("phase", "most"), [("latent_prefill", 7), ("latent_decode", 12)])
+@pytest.mark.parametrize("architecture", ["hopper", "blackwell"])
+@pytest.mark.parametrize("library", ["trtllm", "sglang"])
+def test_latent_errors_are_what_their_rows_show(phase, most, architecture, library):
+    """The file's numbers, from the file's coefficients; and they are small."""
+    one = AttentionSet(architecture, library, phase, "bf16", "bf16")
+    stated = read_toml(one.file)[phase]["bf16-bf16"]["fit"]["errors"]
+    found = held_back_errors(one, one.shipped(), read_attention(phase), windowed=False)
+    assert stated.keys() == found.keys() == set(one.systems)
+    for system, error in found.items():
+        assert stated[system]["mape"] == pytest.approx(error["mape"], abs=0.01)
+        assert error["mape"] < most
+
+
 @pytest.mark.slow
 def test_a_shipped_set_comes_out_of_its_rows_again(decode_rows):
     """From nothing but the structure of its kernels."""
@@ -86,7 +113,7 @@ def test_every_shipped_set_is_read_and_written_alike():
     """Tables have no infinity and no unknown key, and clocks only of devices that there are."""
     devices = {perfsim.load_cluster(name).accelerator.name for name in perfsim.list_profiles()}
     sets = shipped_attention_sets()
-    assert len(sets) == 46
+    assert len(sets) == 67
     for attention_set in sets:
         table = read_toml(attention_set.file)[attention_set.phase][attention_set.types]
         kernels = attention_set.shipped()
