@@ -1,165 +1,35 @@
-"""WHAT it runs on: accelerators, the network tiers that join them, and clusters."""
+"""WHAT it runs on: clusters of accelerators that the tiers of a network join."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, zip_longest
 
+from perfsim import html
 from perfsim.errors import Faults, InputError
+from perfsim.spec.components import Accelerator, Efficiency, NetworkTier
 from perfsim.spec.tables import FrozenDict, freeze_fields
-from perfsim.units import DTYPE_BYTES, GIB
+from perfsim.units import GIB, format_bytes, format_count, format_seconds
 
 __all__ = ["Accelerator", "Cluster", "Efficiency", "NetworkTier"]
 
-_PEAK_DTYPES = (*DTYPE_BYTES, "fp4")
 _PROVENANCES = ("calibrated", "extrapolated")
 
 
 @dataclass(frozen=True)
-class Accelerator:
-    """One device and its datasheet.
-
-    Attributes
-    ----------
-    name, vendor, architecture : str
-    peak_flop_per_s : mapping of str to float
-        Dense matrix FLOP/s for every dtype that the device multiplies in.
-    vector_flop_per_s : float
-        FP32 FLOP/s outside the matrix units.
-    sm_count : int
-        Streaming multiprocessors (compute units on AMD).
-    clock_hz : float
-        Clock at which the peaks are stated.
-    shared_memory_bytes_per_sm : int
-        Scratchpad of one multiprocessor.
-    l2_bytes : int
-        Last-level cache on the chip.
-    memory_bytes : int
-        Device memory as the driver reports it.
-    memory_bytes_per_s : float
-        Bandwidth of that memory.
-    tdp_watt : float
-        Board power.
-    """
-
-    name: str
-    vendor: str
-    architecture: str
-    peak_flop_per_s: FrozenDict
-    vector_flop_per_s: float
-    sm_count: int
-    clock_hz: float
-    shared_memory_bytes_per_sm: int
-    l2_bytes: int
-    memory_bytes: int
-    memory_bytes_per_s: float
-    tdp_watt: float
-
-    def __post_init__(self) -> None:
-        faults = Faults("accelerator")
-        for name in ("name", "vendor", "architecture"):
-            faults.text(name, getattr(self, name))
-        for name in ("vector_flop_per_s", "clock_hz", "memory_bytes_per_s", "tdp_watt"):
-            faults.number(name, getattr(self, name))
-        for name in ("sm_count", "shared_memory_bytes_per_sm", "l2_bytes", "memory_bytes"):
-            faults.integer(name, getattr(self, name))
-        if not isinstance(self.peak_flop_per_s, Mapping) or not self.peak_flop_per_s:
-            faults.add("peak_flop_per_s", self.peak_flop_per_s, "must give the dense FLOP/s of at least one dtype")
-        else:
-            for dtype, rate in self.peak_flop_per_s.items():
-                faults.choice(f"peak_flop_per_s.{dtype}", dtype, _PEAK_DTYPES)
-                faults.number(f"peak_flop_per_s.{dtype}", rate)
-        faults.raise_if_any()
-        freeze_fields(self)
-
-
-@dataclass(frozen=True)
-class NetworkTier:
-    """One tier of the network that joins devices.
-
-    Attributes
-    ----------
-    name : str
-    bytes_per_s : float
-        Bandwidth of one device in one direction.
-    latency_s : float
-        Time of one hop without payload.
-    domain_size : int or None
-        Devices that one domain of this tier joins; None for the outermost tier, which joins everything.
-    reduces_in_switch : bool
-        Whether the switch adds up contributions on the way (NVLink SHARP).
-    """
-
-    name: str
-    bytes_per_s: float
-    latency_s: float
-    domain_size: int | None = None
-    reduces_in_switch: bool = False
-
-    def __post_init__(self) -> None:
-        freeze_fields(self)
-        faults = Faults("tiers")
-        faults.text("name", self.name)
-        faults.number("bytes_per_s", self.bytes_per_s)
-        faults.number("latency_s", self.latency_s, at_most=1.0)
-        if self.domain_size is not None:
-            faults.integer("domain_size", self.domain_size, minimum=2)
-        faults.flag("reduces_in_switch", self.reduces_in_switch)
-        faults.raise_if_any()
-
-
-@dataclass(frozen=True)
-class Efficiency:
-    """Fractions of the speed of light that kernels reach, and the fixed times beside them.
-
-    Attributes
-    ----------
-    matmul : float
-        Of the dense matrix peak, for large matrix multiplications.
-    attention : float
-        Of the dense matrix peak, for fused attention.
-    memory : float
-        Of the memory bandwidth, for streaming kernels.
-    network : float
-        Of a tier's bandwidth, for large transfers and rings.
-    network_in_switch : float
-        Of a tier's bandwidth, for all-reduces that the switch adds up.
-    kernel_s : float
-        Fixed time of a kernel.
-    collective_s : float
-        Fixed time of a collective.
-    in_switch_s : float
-        Fixed time of an all-reduce that the switch adds up.
-    """
-
-    matmul: float
-    attention: float
-    memory: float
-    network: float
-    network_in_switch: float = 1.0
-    kernel_s: float = 0.0
-    collective_s: float = 0.0
-    in_switch_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        freeze_fields(self)
-        faults = Faults("efficiency")
-        for name in ("matmul", "attention", "memory", "network", "network_in_switch"):
-            faults.number(name, getattr(self, name), at_most=1.0)
-        for name in ("kernel_s", "collective_s", "in_switch_s"):
-            if getattr(self, name) != 0:
-                faults.number(name, getattr(self, name), at_most=1.0)
-        faults.raise_if_any()
-
-
-@dataclass(frozen=True)
 class Cluster:
-    """Devices of one kind, joined by network tiers.
+    """Devices joined by network tiers: of one kind, or several segments with a kind each (`join_clusters`).
 
     Devices are numbered from 0; those with the same ``device // domain_size`` share a domain of a tier.
+
+    In a joined cluster the devices of the first segment come first. The outermost tier joins the segments; inside of a
+    segment its own tiers count, as does everything else about it: ask `segment_of`. What the cluster itself has
+    beside them, such as `accelerator`, is what its first segment has.
 
     Attributes
     ----------
@@ -181,6 +51,12 @@ class Cluster:
         Fitted coefficients by operator and data type, such as ``matmul.bf16``, each table with its ``source``:
         ``calibrated`` where it was scored on measurements of this device, else ``extrapolated``. Operators without a
         table are priced by `efficiency`.
+    segments : tuple of Cluster
+        The clusters of which a joined cluster consists; empty where all devices are of one kind.
+    host_s : float
+        Seconds that the host needs to issue one operator where no CUDA graph replays them: a shorter operator then
+        takes as long. 0, the default, is in graphs. Public tables have it for all-reduces (20 to 70 us, in the files
+        of coefficients) only; for other operators it is yours to measure.
     """
 
     name: str
@@ -193,6 +69,8 @@ class Cluster:
     sources: FrozenDict = field(default_factory=FrozenDict, repr=False)
     kernels: str = ""
     coefficients: FrozenDict = field(default_factory=FrozenDict, repr=False)
+    segments: tuple[Cluster, ...] = ()
+    host_s: float = 0.0
 
     def __post_init__(self) -> None:
         faults = Faults("cluster")
@@ -203,16 +81,22 @@ class Cluster:
         whole = faults.integer("num_devices", self.num_devices)
         faults.instance("title", self.title, str)
         faults.instance("kernels", self.kernels, str)
+        if self.host_s != 0:
+            faults.number("host_s", self.host_s, at_most=1.0)
         self._check_coefficients(faults)
         if faults.instance("sources", self.sources, Mapping):
             for name, text in self.sources.items():
                 faults.instance(f"sources.{name}", text, str)
         if isinstance(self.tiers, list | tuple) and all(isinstance(tier, NetworkTier) for tier in self.tiers):
-            self._check_domains(faults, whole=whole)
+            if self.segments == ():
+                self._check_domains(faults, whole=whole)
         else:
             faults.add("tiers", self.tiers, "must be a list of NetworkTier")
         faults.raise_if_any()
         freeze_fields(self)
+        if self.segments != ():
+            self._check_segments(faults)
+        faults.raise_if_any()
 
     def _check_coefficients(self, faults: Faults) -> None:
         if not faults.instance("coefficients", self.coefficients, Mapping):
@@ -222,20 +106,88 @@ class Cluster:
                 faults.choice(f"coefficients.{key}.source", table.get("source"), _PROVENANCES)
 
     def _check_domains(self, faults: Faults, *, whole: bool) -> None:
-        sizes = [math.inf if tier.domain_size is None else tier.domain_size for tier in self.tiers]
-        if any(inner >= outer for inner, outer in pairwise(sizes)):
-            faults.add("tiers", [t.domain_size for t in self.tiers], "must grow in domain_size from the inside out")
-        elif any(outer % inner for inner, outer in pairwise(sizes) if outer < math.inf):
-            faults.add("tiers", sizes, "must have domain sizes that are multiples of the inner tier's")
-        reach = max(sizes, default=1)
+        sizes = [tier.domain_size for tier in self.tiers]
+        check_domains(sizes, faults)
+        reach = math.inf if None in sizes else max(filter(None, sizes), default=1)
         if whole and self.num_devices > reach:
             faults.add(
                 "num_devices", self.num_devices, f"must be at most {reach:g}, what the outermost tier joins",
                 "leave domain_size out of the outermost tier, or add a tier",
             )  # fmt: skip
 
+    def _check_segments(self, faults: Faults) -> None:
+        """Record what a joined cluster says of itself, but its segments do not."""
+        way_out = "join the changed parts with perfsim.join_clusters"
+        parts = self.segments if isinstance(self.segments, tuple) else ()
+        if not parts or not all(isinstance(part, Cluster) and not part.segments for part in parts):
+            names = [getattr(part, "name", part) for part in parts] or self.segments
+            faults.add("segments", names, "must be clusters of one kind of device", way_out)
+            return
+        total = sum(part.num_devices for part in parts)
+        if self.num_devices != total:
+            faults.add("num_devices", self.num_devices, f"must be the {total} devices of the segments", way_out)
+        for name in ("accelerator", "efficiency", "reserve_bytes", "kernels", "coefficients"):
+            if getattr(self, name) != getattr(parts[0], name):
+                faults.add(name, "...", f"must be that of the first segment, {parts[0].name}", way_out)
+        if not self.tiers or self.tiers != self.tiers_of(0):
+            names = [tier.name for tier in self.tiers]
+            faults.add("tiers", names, "must be those of the first segment and the one that joins", way_out)
+
+    @cached_property
+    def _first_devices(self) -> tuple[int, ...]:
+        """Number of the first device of each segment."""
+        return tuple(accumulate((segment.num_devices for segment in self.segments[:-1]), initial=0))
+
+    def _locate(self, device: int) -> tuple[int, int]:
+        """Index of the segment of a device, and its number there."""
+        index = bisect_right(self._first_devices, device) - 1
+        return index, device - self._first_devices[index]
+
+    def _check_devices(self, *devices: int) -> None:
+        if not 0 <= min(devices) <= max(devices) < self.num_devices:
+            allowed = f"must be some of 0 to {self.num_devices - 1}, those of {self.name}"
+            raise InputError.of("devices", devices, allowed)
+
+    def segment_of(self, device: int) -> Cluster:
+        """Give the part of the cluster that a device belongs to, with devices of one kind: the cluster itself mostly.
+
+        Examples
+        --------
+        >>> import perfsim
+        >>> ethernet = perfsim.NetworkTier("ethernet", bytes_per_s=25e9, latency_s=5e-6)
+        >>> parts = perfsim.load_cluster("dgx-h100"), perfsim.load_cluster("l40s-pcie-8x")
+        >>> perfsim.join_clusters(*parts, tier=ethernet).segment_of(8).accelerator.name
+        'L40S 48GB'
+        """
+        self._check_devices(device)
+        return self.segments[self._locate(device)[0]] if self.segments else self
+
+    def tiers_of(self, device: int) -> tuple[NetworkTier, ...]:
+        """Tiers of the network as a device sees them, innermost first: `span` and `tier_between` count in them.
+
+        In a joined cluster these are the tiers of the device's segment, the last of them repeated up to the depth of
+        the deepest segment, and then the tier that joins the segments. So an index below is valid in the segment too,
+        and the joining tier has the same index for all devices.
+        """
+        if not self.segments:
+            return self.tiers
+        own, joining = self.segment_of(device).tiers, self.tiers[-1]
+        depth = max(1, *(len(segment.tiers) for segment in self.segments))
+        return (*own, *[(own or (joining,))[-1]] * (depth - len(own)), joining)
+
+    @property
+    def domains(self) -> tuple[object, ...]:
+        """What says which devices share a domain, whatever the speeds: equal where `span` and `tier_between` are."""
+        if self.segments:
+            return tuple((segment.num_devices, segment.domains) for segment in self.segments)
+        return tuple(tier.domain_size for tier in self.tiers)
+
     def tier_between(self, first: int, second: int) -> int:
         """Index of the innermost tier that joins two devices."""
+        self._check_devices(first, second)
+        if self.segments:
+            (index, one), (other_index, other) = self._locate(first), self._locate(second)
+            return self.segments[index].tier_between(one, other) if index == other_index else len(self.tiers) - 1
         for index, tier in enumerate(self.tiers):
             if tier.domain_size is None or first // tier.domain_size == second // tier.domain_size:
                 return index
@@ -245,20 +197,104 @@ class Cluster:
         """Members that a group of devices has at each tier, innermost first.
 
         ``(8, 2)`` is a group of two domains with eight members each. Where domains hold different numbers of
-        members the largest counts, since the others wait for it.
+        members the largest counts, since the others wait for it. The time grows with the number of devices.
+
+        Parameters
+        ----------
+        devices : sequence of int
+            A range, with or without a step, or a list.
+
+        Raises
+        ------
+        InputError
+            The cluster does not have such devices.
 
         Examples
         --------
         >>> import perfsim
-        >>> perfsim.load_cluster("dgx-h100", num_devices=16).span(range(16))
-        (8, 2)
+        >>> cluster = perfsim.load_cluster("dgx-h100", num_devices=4096)
+        >>> cluster.span(range(16)), cluster.span(range(0, 4096, 8))
+        ((8, 2), (1, 512))
         """
-        leaders: list[int] = list(devices)
-        members = []
-        for tier in self.tiers:
-            domain_of = {leader: 0 if tier.domain_size is None else leader // tier.domain_size for leader in leaders}
-            members.append(max(Counter(domain_of.values()).values(), default=1))
-            leaders = list({domain: leader for leader, domain in domain_of.items()}.values())
-        while len(members) > 1 and members[-1] == 1:
-            members.pop()
-        return tuple(members) or (1,)
+        return self._span_of_segments(devices) if self.segments else self._span(devices)
+
+    def _span(self, devices: Sequence[int]) -> tuple[int, ...]:
+        domains = set(devices)
+        if len(domains) < 2:  # noqa: PLR2004
+            return (1,)
+        members, inner = [], 1
+        outermost = self.tier_between(min(domains), max(domains))
+        for tier in self.tiers[:outermost]:
+            size = tier.domain_size or 1  # only the outermost tier is without
+            counts = Counter([domain * inner // size for domain in domains])
+            members.append(max(counts.values()))
+            domains, inner = set(counts), size
+        return (*members, len(domains))
+
+    def _span_of_segments(self, devices: Sequence[int]) -> tuple[int, ...]:
+        groups: dict[int, list[int]] = {}
+        self._check_devices(min(devices, default=0), max(devices, default=0))
+        for device in devices:
+            index, own = self._locate(device)
+            groups.setdefault(index, []).append(own)
+        spans = [self.segments[index].span(own) for index, own in groups.items()]
+        if len(spans) < 2:  # noqa: PLR2004 - inside of one segment
+            return spans[0] if spans else (1,)
+        widest = [max(members) for members in zip_longest(*spans, fillvalue=1)]
+        return (*widest, *[1] * (len(self.tiers) - 1 - len(widest)), len(spans))
+
+    def __str__(self) -> str:
+        parts = self.segments or (self,)
+        devices = " and ".join(f"{part.num_devices} x {part.accelerator.name}" for part in parts)
+        return f"{self.name}: {devices}, {self.kernels or 'no'} kernels"
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self}>"
+
+    def _repr_html_(self) -> str:
+        title = f"Cluster {self.name}{f': {self.title}' if self.title else ''}"
+        tiers = (
+            (tier.name, f"{tier.domain_size or 'all'} devices", f"{format_bytes(tier.bytes_per_s)}/s",
+             format_seconds(tier.latency_s))
+            for tier in self.tiers
+        )  # fmt: skip
+        network = html.table(("Network", "joins", "bandwidth of a device", "latency"), tiers)
+        segments = (html.Markup(segment._repr_html_()) for segment in self.segments)
+        return html.card(title, html.facts(self._facts()), network if self.tiers else "", *segments)
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """Names and values for people; the segments of a joined cluster have their own."""
+        if self.segments:
+            yield "Segments", " and ".join(map(str, self.segments))
+            return
+        device = self.accelerator
+        yield "Devices", f"{self.num_devices:,} × {device.name} ({device.architecture}, {device.sm_count} SMs)"
+        memory = f"{format_bytes(device.memory_bytes)} at {format_bytes(device.memory_bytes_per_s)}/s"
+        yield "Memory", f"{memory}, L2 {format_bytes(device.l2_bytes)}, {format_bytes(self.reserve_bytes)} reserved"
+        peaks = (f"{dtype} {format_count(peak, 'FLOP/s')}" for dtype, peak in device.peak_flop_per_s.items())
+        yield "Dense peak", ", ".join(peaks)
+        sources = Counter(table["source"] for table in self.coefficients.values())
+        fitted = ", ".join(f"{number} {source}" for source, number in sources.items())
+        priced = f"tables of coefficients: {fitted}" if fitted else "documented efficiencies"
+        yield "Kernels", f"{self.kernels or 'none named'}, {priced}"
+
+
+def check_domains(sizes: Sequence[int | None], faults: Faults) -> None:
+    """Record domain sizes of tiers, innermost first, that do not nest; only the outermost may be None."""
+    inner = None
+    for index, size in enumerate(sizes):
+        field = f"tiers.{index}.domain_size"
+        if size is None:
+            if index < len(sizes) - 1:
+                faults.add(
+                    field, None, "must be given: only the outermost tier, which joins everything, goes without",
+                    "say how many devices one domain joins; tiers stand with the innermost first",
+                )  # fmt: skip
+            continue
+        if inner is not None and (size <= inner or size % inner):
+            nearest = max(2 * inner, round(size / inner) * inner)
+            faults.add(
+                field, size, f"must be a larger multiple of the {inner} devices of the tier inside it",
+                f"the nearest is {nearest}; tiers stand with the innermost first",
+            )  # fmt: skip
+        inner = size

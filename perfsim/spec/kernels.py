@@ -21,9 +21,12 @@ CALIBRATED, EXTRAPOLATED = "calibrated", "extrapolated"
 
 _ABOUT = ("format", "library", "architecture", "system", "data", "note")
 """Keys of a coefficient file beside its operators."""
-_NESTED = ("matmul", "grouped_matmul", "prefill", "decode", "custom_all_reduce")
-"""Operators with a table for every data type, or serving library."""
-_ATTENTION = ("prefill", "decode")
+_NESTED = {
+    "matmul": 1, "grouped_matmul": 1, "prefill": 1, "decode": 1, "latent_prefill": 1, "latent_decode": 1,
+    "custom_all_reduce": 1, "expert_all_to_all": 2,
+}  # fmt: skip
+"""Operators with a table for every data type, serving library, or kernel and direction: how deep their tables lie."""
+_ATTENTION = ("prefill", "decode", "latent_prefill", "latent_decode")
 
 Tables = dict[str, dict[str, Any]]
 
@@ -142,10 +145,16 @@ def _check_kernels(key: str, kernels: object) -> None:
 def _flat(table: Mapping[str, Any], field: str) -> Iterator[tuple[str, object]]:
     """Operator tables of a file: ``matmul.bf16`` for what has one for each data type."""
     for name, value in table.items():
-        if name in _NESTED:
-            yield from ((f"{name}.{key}", member) for key, member in _table(f"{field}.{name}", value).items())
-        elif name not in _ABOUT:
-            yield name, value
+        if name not in _ABOUT:
+            yield from _members(name, value, field, _NESTED.get(name, 0))
+
+
+def _members(name: str, value: object, field: str, depth: int) -> Iterator[tuple[str, object]]:
+    if depth == 0:
+        yield name, value
+        return
+    for key, member in _table(f"{field}.{name}", value).items():
+        yield from _members(f"{name}.{key}", member, field, depth - 1)
 
 
 def _gather(kernels: Mapping[str, Any], library: str, place: _Place) -> Tables:

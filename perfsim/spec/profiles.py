@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from perfsim.errors import Faults, InputError
-from perfsim.spec.hardware import Cluster
+from perfsim.spec.defaults import fill_gaps
+from perfsim.spec.hardware import Cluster, check_domains
 from perfsim.spec.kernels import library_coefficients
 from perfsim.spec.tables import build, check_keys, find_file, preset_names, read_toml
 
 __all__ = ["cluster_from_table", "list_profiles", "load_cluster", "profile_folder"]
 
 FORMAT = 1
+_BESIDE = {"format", "source", "sources", "kernels"}
+"""Keys of a profile that are not fields of its cluster."""
 
 
 def profile_folder() -> Path:
@@ -40,15 +43,18 @@ def list_profiles() -> tuple[str, ...]:
     return preset_names(profile_folder(), ".toml")
 
 
-def load_cluster(name: str | Path, num_devices: int | None = None, kernels: str | None = None) -> Cluster:
-    """Load a cluster from a shipped hardware profile or from a TOML file.
+def load_cluster(
+    name: str | Path | Mapping[str, Any], num_devices: int | None = None, kernels: str | None = None
+) -> Cluster:
+    """Load a cluster from a shipped hardware profile, from a TOML file or from the numbers of a datasheet.
 
     Parameters
     ----------
-    name : str or Path
-        A name that `list_profiles` gives, or the path of a profile.
+    name : str, Path or mapping
+        A name that `list_profiles` gives, the path of a profile, or the table that stands in such a file.
     num_devices : int, optional
-        Devices of the cluster; the profile's default (one node, or one NVLink domain) when left out.
+        Devices of the cluster, in any number of nodes; the profile's default (one node, or one NVLink domain) when
+        left out.
     kernels : str, optional
         Kernel library whose kernels run on the devices, such as ``trtllm``, ``vllm`` or ``sglang``; the profile's
         default when left out.
@@ -68,7 +74,18 @@ def load_cluster(name: str | Path, num_devices: int | None = None, kernels: str 
     >>> cluster = perfsim.load_cluster("dgx-h100", num_devices=16)
     >>> cluster.accelerator.sm_count
     132
+
+    A datasheet is enough; `Cluster.sources` says what the rest rests on.
+
+    >>> device = {"name": "My GPU", "peak_flop_per_s": {"bf16": 181e12}, "memory_bytes": 48e9}
+    >>> device["memory_bytes_per_s"] = 864e9
+    >>> pcie = {"name": "pcie", "bytes_per_s": 32e9}
+    >>> mine = {"name": "mine", "source": "Data sheet, 2025", "accelerator": device, "tiers": [pcie]}
+    >>> perfsim.load_cluster(mine).sources["tiers.0.latency_s"]
+    'default: 1 us, a middle value of the innermost tiers of the shipped profiles'
     """
+    if isinstance(name, Mapping):
+        return cluster_from_table(name, num_devices, kernels)
     path = find_file("cluster", name, profile_folder(), ".toml")
     return cluster_from_table(read_toml(path), num_devices, kernels, path.parent)
 
@@ -81,18 +98,44 @@ def cluster_from_table(
     Paths of coefficient files are relative to `folder`.
     """
     faults = Faults()
-    if table.get("format") != FORMAT:
+    if table.get("format", FORMAT) != FORMAT:
         faults.add("format", table.get("format"), f"must be {FORMAT}", "see docs/hardware-profiles.md")
-    reader = _Reader(table.get("sources"), faults)
-    plain = {
-        key: reader.plain(key, value) for key, value in table.items() if key not in {"format", "sources", "kernels"}
-    }
+    reader = _Reader(table, faults)
+    plain = {key: reader.plain(key, value) for key, value in _as_meant(table, faults).items() if key not in _BESIDE}
+    fill_gaps(plain, reader.sources, faults, kernels="kernels" in table)
     library, coefficients = _kernels(table, kernels, folder, faults)
     parts = {**plain, "sources": reader.sources, "kernels": library, "coefficients": coefficients}
     cluster = build(Cluster, parts, faults)
     if cluster is None or faults.found:
+        _check_nesting(plain.get("tiers"), faults)
         raise InputError(faults.found)
     return cluster if num_devices is None else dataclasses.replace(cluster, num_devices=num_devices)
+
+
+def _as_meant(table: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
+    """Give a profile with single and double brackets as they must be, so that what is inside is checked too."""
+    meant = dict(table)
+    tiers = table.get("tiers")
+    if isinstance(tiers, Mapping):
+        faults.add(
+            "tiers", dict(tiers), "must be a list of tables", "write [[tiers]], in two brackets, before each tier"
+        )
+        nested = [tier for tier in tiers.values() if isinstance(tier, Mapping) and "value" not in tier]
+        meant["tiers"] = nested if len(nested) == len(tiers) else [tiers]
+    for part in ("accelerator", "efficiency"):
+        if isinstance(table.get(part), list) and all(isinstance(item, Mapping) for item in table[part]):
+            faults.add(part, table[part], "must be one table", f"write [{part}], in single brackets, once")
+            meant[part] = {key: value for item in table[part] for key, value in item.items()}
+    return meant
+
+
+def _check_nesting(tiers: object, faults: Faults) -> None:
+    """Check the domains of tiers of which one is broken, which hides them from the check of the cluster."""
+    if any(fault.field.endswith(".domain_size") for fault in faults.found) or not isinstance(tiers, list):
+        return
+    sizes = [tier.get("domain_size") if isinstance(tier, dict) else 0 for tier in tiers]
+    if all(size is None or (isinstance(size, int) and size > 1) for size in sizes):
+        check_domains(sizes, faults)
 
 
 def _kernels(
@@ -112,18 +155,28 @@ def _kernels(
 class _Reader:
     """Strips the sources from the tables of a profile and remembers the source of each number."""
 
-    def __init__(self, texts: object, faults: Faults) -> None:
-        self.texts = texts if isinstance(texts, Mapping) else None
+    def __init__(self, table: Mapping[str, Any], faults: Faults) -> None:
+        self.texts: dict[str, Any] | None = None
+        self.source = table.get("source")
         self.faults = faults
         self.sources: dict[str, str] = {}
-        if self.texts is None:
-            faults.add("sources", texts, "must be a table of source keys and texts")
-            return
-        for key, text in self.texts.items():
-            faults.inside("sources").text(key, text)
+        texts = table.get("sources")
+        self.literal = texts is None and "source" in table  # without [sources], a source is no key but the text itself
+        if self.literal:
+            faults.text("source", self.source)
+        elif isinstance(texts, Mapping):
+            self.texts = dict(texts)
+            for key, text in texts.items():
+                faults.inside("sources").text(key, text)
+        else:
+            faults.add(
+                "sources", texts, "must be a table of source keys and texts",
+                'or give one line for all numbers instead: source = "..."',
+            )  # fmt: skip
 
     def plain(self, path: str, value: object, source: object = None) -> object:
         """Return a value of the profile with every ``{ value, source }`` in it replaced by its value."""
+        source = self.source if source is None else source
         if isinstance(value, list):
             return [self.plain(f"{path}.{index}", item, source) for index, item in enumerate(value)]
         if not isinstance(value, Mapping):
@@ -137,13 +190,18 @@ class _Reader:
         if "value" not in member:
             return self.plain(path, member, source)
         check_keys(member, ("value",), ("source",), self.faults.inside(path))
-        return self._sourced(path, member["value"], member.get("source"))
+        return self._sourced(path, member["value"], member.get("source", self.source))
 
     def _sourced(self, path: str, value: object, source: object) -> object:
         """Remember the source of a number; without any texts, their own fault says enough."""
-        if self.texts is None or isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return value
-        if isinstance(source, str) and source in self.texts:
+        if self.literal:
+            if source is self.source or self.faults.text(f"{path}.source", source):
+                self.sources[path] = str(source)
+        elif self.texts is None:
+            return value
+        elif isinstance(source, str) and source in self.texts:
             self.sources[path] = str(self.texts[source])
         else:
             self.faults.add(

@@ -1,21 +1,19 @@
-"""Accelerators, tiers and clusters: what they refuse, who shares a domain, and what a group spans."""
+"""Clusters: what they refuse, who shares a domain, and what a group spans."""
 
 import dataclasses
+import math
 import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from perfsim.spec.hardware import Accelerator, Cluster, Efficiency, NetworkTier
+import perfsim
+from perfsim.spec.hardware import Cluster, NetworkTier
 from perfsim.spec.tables import FrozenDict
 
-ACCELERATOR = {
-    "name": "chip", "vendor": "v", "architecture": "a", "peak_flop_per_s": {"bf16": 1e15}, "vector_flop_per_s": 1e14,
-    "sm_count": 100, "clock_hz": 1e9, "shared_memory_bytes_per_sm": 1000, "l2_bytes": 10**6, "memory_bytes": 10**10,
-    "memory_bytes_per_s": 1e12, "tdp_watt": 500,
-}  # fmt: skip
-EFFICIENCY = {"matmul": 0.8, "attention": 0.5, "memory": 0.9, "network": 0.7}
-NUMBERS = [key for key, value in ACCELERATOR.items() if isinstance(value, int | float)]
+H100 = perfsim.load_cluster("dgx-h100")
 
 
 def tiers(*sizes):
@@ -25,62 +23,8 @@ def tiers(*sizes):
 
 def make(*sizes, num_devices=8, **fields):
     """Make a cluster with tiers of these domain sizes."""
-    parts = {"tiers": tiers(*sizes), "efficiency": Efficiency(**EFFICIENCY), "num_devices": num_devices, **fields}
-    return Cluster(name="c", accelerator=Accelerator(**ACCELERATOR), **parts)
-
-
-@pytest.mark.parametrize("field", NUMBERS)
-@pytest.mark.parametrize("value", [0, -1, "1", True, None], ids=repr)
-def test_datasheet_numbers_are_positive_numbers(refused, field, value):
-    """No number of a device may be zero, negative or of another type."""
-    (fault,) = refused(Accelerator, **{**ACCELERATOR, field: value})
-    assert (fault.field, fault.value) == (f"accelerator.{field}", value)
-
-
-@pytest.mark.parametrize("peaks", [{}, None, [1e15]], ids=repr)
-def test_a_device_without_peaks_is_refused(refused, peaks):
-    """A device multiplies in at least one dtype."""
-    (fault,) = refused(Accelerator, **{**ACCELERATOR, "peak_flop_per_s": peaks})
-    assert fault.field == "accelerator.peak_flop_per_s"
-
-
-def test_all_faults_of_a_device_come_together(refused):
-    """Unknown dtypes and wrong peaks are named one by one."""
-    bad = {**ACCELERATOR, "name": "", "sm_count": 1.5, "peak_flop_per_s": {"bf17": 1e15, "fp8": -1}}
-    fields = {fault.field.removeprefix("accelerator.") for fault in refused(Accelerator, **bad)}
-    assert fields == {"name", "sm_count", "peak_flop_per_s.bf17", "peak_flop_per_s.fp8"}
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("bytes_per_s", 0),
-        ("latency_s", 0),
-        ("latency_s", 2.0),
-        ("domain_size", 1),
-        ("reduces_in_switch", 1),
-        ("name", ""),
-    ],
-)
-def test_tiers_refuse_what_no_network_has(refused, field, value):
-    """A tier joins at least two devices, and a hop takes more than nothing and less than a second."""
-    table = {"name": "t", "bytes_per_s": 1e9, "latency_s": 1e-6, "domain_size": 2, field: value}
-    (fault,) = refused(NetworkTier, **table)
-    assert (fault.field.split(".")[-1], fault.value) == (field, value)
-
-
-@pytest.mark.parametrize("value", [0, -0.1, 1.01, "0.5", True], ids=repr)
-def test_efficiencies_are_fractions(refused, value):
-    """Nothing is faster than light."""
-    (fault,) = refused(Efficiency, **{**EFFICIENCY, "matmul": value})
-    assert (fault.field.split(".")[-1], fault.value) == ("matmul", value)
-
-
-def test_fixed_times_may_be_zero_but_not_negative(refused):
-    """A kernel may start at once, but not before."""
-    assert Efficiency(**EFFICIENCY, kernel_s=0).kernel_s == 0
-    (fault,) = refused(Efficiency, **EFFICIENCY, kernel_s=-1e-6)
-    assert fault.field.endswith("kernel_s")
+    parts = {"tiers": tiers(*sizes), "num_devices": num_devices, **fields}
+    return Cluster(name="c", accelerator=H100.accelerator, efficiency=H100.efficiency, **parts)
 
 
 @pytest.mark.parametrize("value", [0, -8, 1.0, True, "8", None], ids=repr)
@@ -150,11 +94,31 @@ def test_clusters_with_coefficients_are_values():
         cluster.coefficients["matmul.bf16"]["tiles"] = ()
 
 
-@pytest.mark.parametrize("sizes", [(8, 4), (8, 8), (None, 8), (None, None), (4, 6)], ids=repr)
-def test_domains_must_nest(refused, sizes):
-    """Each tier joins several whole domains of the one inside it."""
+@pytest.mark.parametrize(
+    ("sizes", "index", "nearest"), [((8, 4), 1, 16), ((8, 8), 1, 16), ((4, 6), 1, 8), ((4, 8, 30), 2, 32)], ids=repr
+)
+def test_domains_must_nest(refused, sizes, index, nearest):
+    """Each tier joins several whole domains of the one inside it; the nearest size that does is named."""
     (fault,) = refused(make, *sizes, num_devices=2)
-    assert fault.field == "cluster.tiers"
+    assert (fault.field, fault.value) == (f"cluster.tiers.{index}.domain_size", sizes[index])
+    assert f"the {sizes[index - 1]} devices" in fault.allowed
+    assert f"nearest is {nearest};" in fault.way_out
+
+
+@pytest.mark.parametrize(("sizes", "missing"), [((None, 8), [0]), ((None, None, None), [0, 1]), ((4, None, 8), [1])])
+def test_only_the_outermost_tier_joins_everything(refused, sizes, missing):
+    """Every inner tier without a domain size is named."""
+    faults = refused(make, *sizes, num_devices=2)
+    assert [(fault.field, fault.value) for fault in faults] == [
+        (f"cluster.tiers.{i}.domain_size", None) for i in missing
+    ]
+    assert all("only the outermost" in fault.allowed for fault in faults)
+
+
+def test_all_domains_that_do_not_nest_come_together(refused):
+    """One after the other, each against the nearest tier inside that says its size."""
+    fields = [fault.field for fault in refused(make, 8, None, 12, 6, num_devices=2)]
+    assert fields == [f"cluster.tiers.{index}.domain_size" for index in (1, 2, 3)]
 
 
 def test_more_devices_than_the_outermost_tier_joins_are_refused(refused):
@@ -180,6 +144,86 @@ def test_the_tier_between_two_devices_is_the_innermost_that_joins_them(first, se
 def test_a_group_spans_its_members_at_each_tier(devices, span):
     """Domains inside, leaders of domains outside."""
     assert make(4, 8, None, num_devices=32).span(devices) == span
+
+
+@st.composite
+def clusters_and_groups(draw):
+    """Draw a cluster of one to three tiers, and some of its devices as a range, a strided range or a list."""
+    sizes = [draw(st.integers(2, 6))]
+    for _ in range(draw(st.integers(0, 2))):
+        sizes.append(sizes[-1] * draw(st.integers(2, 4)))
+    count = sizes[-1] * draw(st.integers(1, 3))
+    first, step = draw(st.integers(0, count - 1)), draw(st.integers(1, 9))
+    group = draw(st.one_of(
+        st.just(range(first, count, step)), st.lists(st.integers(0, count - 1), min_size=1, unique=True)
+    ))  # fmt: skip
+    return make(*sizes[: draw(st.integers(0, len(sizes)))], None, num_devices=count), group
+
+
+@given(clusters_and_groups())
+def test_a_span_counts_the_fullest_domain_of_each_tier(drawn):
+    """Counted device by device: the domains of the tier inside that one domain holds."""
+    cluster, group = drawn
+    expected, inner = [], 1
+    for tier in cluster.tiers:
+        size = tier.domain_size or cluster.num_devices
+        held = {domain: {d // inner for d in group if d // size == domain} for domain in range(cluster.num_devices)}
+        expected.append(max(len(members) for members in held.values()))
+        inner = size
+    while len(expected) > 1 and expected[-1] == 1:
+        expected.pop()
+    assert cluster.span(group) == tuple(expected)
+    assert math.prod(expected) >= len(group)
+
+
+@given(st.data(), clusters_and_groups())
+def test_the_span_of_a_pair_reaches_the_tier_between_them(data, drawn):
+    """And it does not matter who is the first."""
+    cluster, _ = drawn
+    pair = data.draw(st.lists(st.integers(0, cluster.num_devices - 1), min_size=2, max_size=2, unique=True))
+    assert cluster.tier_between(*pair) == cluster.tier_between(*reversed(pair)) == len(cluster.span(pair)) - 1
+
+
+@pytest.mark.parametrize("stride", [1, 2, 8, 64, 128])
+@pytest.mark.parametrize("count", [1, 8, 64, 512])
+def test_the_span_of_a_regular_group_multiplies_to_its_size(stride, count):
+    """Whole domains, or the same part of each."""
+    cluster = make(8, 64, 512, None, num_devices=65_536)
+    assert math.prod(cluster.span(range(0, stride * count, stride))) == count
+
+
+def test_a_profile_has_any_number_of_nodes():
+    """Half a million devices included: the time of a span grows with the group and no faster."""
+    cluster = perfsim.load_cluster("dgx-h100", num_devices=524_288)
+    assert cluster.span(range(524_288)) == (8, 65_536)
+    assert cluster.span(range(0, 524_288, 8)) == (1, 65_536)
+    assert cluster.tier_between(0, 524_287) == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda cluster: cluster.span(range(9)),
+        lambda cluster: cluster.span([-1, 0]),
+        lambda cluster: cluster.tier_between(0, 8),
+        lambda cluster: cluster.tier_between(-1, 0),
+        lambda cluster: cluster.segment_of(8),
+        lambda cluster: cluster.segment_of(-1),
+    ],
+)
+def test_devices_that_a_cluster_does_not_have_are_refused(refused, ask):
+    """With those that it has."""
+    (fault,) = refused(ask, make(4, None))
+    assert fault.field == "devices"
+    assert "0 to 7" in fault.allowed
+
+
+def test_a_uniform_cluster_is_its_only_segment(cluster):
+    """So that code which asks for the segment of a device works for every cluster."""
+    assert cluster.segments == ()
+    assert cluster.segment_of(cluster.num_devices - 1) is cluster
+    assert cluster.tiers_of(0) == cluster.tiers
+    assert cluster.domains == tuple(tier.domain_size for tier in cluster.tiers)
 
 
 def test_a_cluster_pickles_hashes_and_equals_its_copy(cluster):

@@ -86,6 +86,9 @@ fit = { errors = { chip = {} } }
 [custom_all_reduce.second]
 group_2 = { fixed_s = [2e-6] }
 fit = { errors = { chip = {} } }
+[expert_all_to_all.quick]
+dispatch = { fixed_s = 3e-6, fit = { errors = { chip = {} } } }
+combine = { fixed_s = 4e-6, fit = { errors = { other = {} } } }
 """,
 }
 
@@ -125,6 +128,8 @@ def test_tables_are_calibrated_where_they_were_scored_on_the_device(mine):
         "matmul.int8": "extrapolated",
         "prefill.bf16-bf16": "extrapolated",
         "all_reduce": "calibrated",
+        "expert_all_to_all.quick.dispatch": "calibrated",
+        "expert_all_to_all.quick.combine": "extrapolated",
     }
 
 
@@ -176,6 +181,33 @@ def test_a_library_has_the_all_reduce_that_it_brings_along(mine):
     assert "custom_all_reduce" not in load_cluster(mine).coefficients
     custom = load_cluster(mine, kernels="second").coefficients["custom_all_reduce"]
     assert (custom["group_2"]["fixed_s"], custom["source"]) == ((2e-6,), "calibrated")
+
+
+def test_each_direction_of_an_expert_kernel_is_marked_by_itself(mine):
+    """Its tables lie two names deep."""
+    cluster = load_cluster(mine)
+    found = {key: table["source"] for key, table in cluster.coefficients.items() if key.startswith("expert")}
+    assert found == {
+        "expert_all_to_all.quick.dispatch": "calibrated",
+        "expert_all_to_all.quick.combine": "extrapolated",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("[expert_all_to_all]\nquick = 3", "expert_all_to_all.quick"),
+        ("[expert_all_to_all.quick]\ndispatch = 3", "expert_all_to_all.quick.dispatch"),
+        ("expert_all_to_all = 3", "expert_all_to_all"),
+    ],
+)
+def test_expert_kernels_that_are_no_tables_are_refused(mine, refused, text, field):
+    """With their place."""
+    head, _, _ = FILES["network"].partition("[expert_all_to_all")
+    top, _, rest = head.partition("[all_reduce]")
+    text = f"{top}{text}\n[all_reduce]{rest}" if "[" not in text else f"{head}{text}\n"
+    (mine.parent / "network.toml").write_text(text, encoding="utf-8")
+    assert refused(load_cluster, mine)[0].field.endswith(field)
 
 
 def test_a_profile_may_name_shipped_files(mine):

@@ -173,8 +173,8 @@ def test_unknown_keys_are_refused_with_the_spelling_that_was_meant(refused, tabl
 
 def test_missing_keys_are_named(refused, table):
     """At the top and in a table."""
-    del table["accelerator"]["sm_count"]
-    assert [fault.field for fault in refused(cluster_from_table, table)] == ["accelerator.sm_count"]
+    del table["accelerator"]["memory_bytes"]
+    assert [fault.field for fault in refused(cluster_from_table, table)] == ["accelerator.memory_bytes"]
     del table["tiers"], table["name"]
     assert {fault.field for fault in refused(cluster_from_table, table)} >= {"tiers", "name"}
 

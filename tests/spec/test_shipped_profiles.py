@@ -12,33 +12,45 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = ROOT / "docs" / "hardware-profiles.md"
 PATHS = sorted((ROOT / "hardware_profiles").glob("*.toml"))
 NAMES = [
-    "dgx-a100-80gb", "dgx-b200", "dgx-h100", "dgx-h200", "gb200-nvl72", "h20-8x", "l40s-pcie-8x", "mi300x-8x",
+    "dgx-a100-80gb", "dgx-b200", "dgx-b300", "dgx-h100", "dgx-h200", "gb200-nvl72", "gb300-nvl72", "h20-8x",
+    "l4-pcie-8x", "l40s-pcie-8x", "mi300x-8x", "mi325x-8x",
 ]  # fmt: skip
 
 # Dense bf16 FLOP that one multiprocessor does in a clock. The H20 is held to a quarter of its architecture.
 FLOP_PER_CLOCK = {"ampere": 2048, "ada": 1024, "hopper": 4096, "blackwell": 8192, "cdna3": 2048}
 HELD_BACK = {"h20-8x": 4}
+# Rates over the bf16 one where they are not those of the other devices: Blackwell Ultra has more FP4 and little INT8.
+ULTRA = {"fp4": 6, "int8": 0.067}
+RATIOS = {"dgx-b300": ULTRA, "gb300-nvl72": ULTRA}
 # Decimal gigabytes on the box.
 MARKETING_GB = {
     "dgx-a100-80gb": 80,
     "dgx-b200": 180,
+    "dgx-b300": 288,
     "dgx-h100": 80,
     "dgx-h200": 141,
     "gb200-nvl72": 186,
+    "gb300-nvl72": 288,
     "h20-8x": 96,
+    "l4-pcie-8x": 24,
     "l40s-pcie-8x": 48,
     "mi300x-8x": 192,
+    "mi325x-8x": 256,
 }
 # Bytes per second of a device in one direction, inner tier first, before any efficiency.
 LINK_GB_PER_S = {
     "dgx-a100-80gb": [300, 25],
     "dgx-b200": [900, 50],
+    "dgx-b300": [900, 100],
     "dgx-h100": [450, 50],
     "dgx-h200": [450, 50],
     "gb200-nvl72": [900, 50],
+    "gb300-nvl72": [900, 100],
     "h20-8x": [450, 50],
+    "l4-pcie-8x": [31.5, 25],
     "l40s-pcie-8x": [31.5, 25],
     "mi300x-8x": [448, 50],
+    "mi325x-8x": [448, 50],
 }
 
 
@@ -140,7 +152,7 @@ def test_peaks_keep_their_ratios(table):
     """16-bit formats are equal, 8-bit ones twice as fast, 4-bit ones four times, TF32 half, FP32 the vector rate."""
     peaks = {dtype: plain(rate) for dtype, rate in table["accelerator"]["peak_flop_per_s"].items() if dtype != "source"}
     bf16 = peaks["bf16"]
-    ratios = {"fp16": 1, "fp8": 2, "int8": 2, "fp4": 4, "tf32": 0.5}
+    ratios = {"fp16": 1, "fp8": 2, "int8": 2, "fp4": 4, "tf32": 0.5, **RATIOS.get(table["name"], {})}
     for dtype, ratio in ratios.items():
         if dtype in peaks:
             assert peaks[dtype] == pytest.approx(ratio * bf16, rel=0.02), dtype
