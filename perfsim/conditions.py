@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfsim.errors import Faults
-from perfsim.ops.operators import Collective, Transfer, Work
+from perfsim.ops.operators import Collective, ExpertExchange, Transfer, Work
 from perfsim.report.lanes import COMPUTE
 from perfsim.schedule.program import Program
 from perfsim.schedule.taskgraph import Lists, TaskGraph
@@ -133,6 +134,12 @@ def check_conditions(conditions: Conditions, scenario: Scenario, faults: Faults)
     for slow in conditions.slowdowns:
         if slow.device > last:
             faults.add("slowdowns", slow, f"must name devices from 0 to {last}", "those of the plan")
+    if conditions.shared_links and scenario.cluster.segments:
+        faults.add(
+            "shared_links", dict(conditions.shared_links), "must be empty for clusters of several kinds of device",
+            "disturb one of them, or use slowdowns",
+        )  # fmt: skip
+        return
     names = [tier.name for tier in scenario.cluster.tiers]
     for name in conditions.shared_links:
         faults.choice("shared_links", name, names)
@@ -144,17 +151,28 @@ def disturbances_of(program: Program, conditions: Conditions) -> Disturbances:
     count = len(program.variant)
     rows, resources, weights = zip(*devices.draws(), strict=True) if devices.num_resources else ((), (), ())
     drawn = Lists.from_counts(np.bincount(np.array(rows, int), minlength=program.template.num_rows), resources)
+    # Tasks stand as they are issued, microbatch by microbatch or, with virtual stages, round by round.
+    of_task = _entries_of(drawn, graph.label) if program.template.round_size > 1 else None
+    counts = np.tile(drawn.counts, count) if of_task is None else drawn.counts[graph.label]
+    entries = np.tile(np.arange(len(drawn.values)), count) if of_task is None else of_task
     return Disturbances(
         work_ps=_jittered(graph, conditions),
-        resources=Lists.from_counts(np.tile(drawn.counts, count), np.tile(drawn.values, count)),
-        weights=np.tile(np.array(weights, float), count),
+        resources=Lists.from_counts(counts, drawn.values[entries]),
+        weights=np.array(weights, float)[entries],
         capacity=np.array(devices.capacity, float),
         # In the order of time; where one slow-down follows another at once, its speed is the later word.
         changes=sorted(devices.changes(), key=lambda change: change.time_ps),
     )
 
 
-def _jittered(graph: TaskGraph, conditions: Conditions) -> np.ndarray:
+def _entries_of(drawn: Lists, label: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Positions in the lists of the rows that tasks carry out, task after task."""
+    first, counts = drawn.offsets[:-1].astype(np.int64)[label], drawn.counts[label]
+    begin = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) - np.repeat(begin - first, counts)
+
+
+def _jittered(graph: TaskGraph, conditions: Conditions) -> NDArray[np.int64]:
     """Durations that scatter around the undisturbed ones, which are their means."""
     if not conditions.jitter:
         return graph.duration_ps
@@ -168,6 +186,7 @@ class _Devices:
 
     def __init__(self, program: Program, conditions: Conditions) -> None:
         self.template: Template = program.template
+        self.scenario = program.scenario
         self.cluster: Cluster = program.scenario.cluster
         self.conditions = conditions
         slow = sorted({slowdown.device for slowdown in conditions.slowdowns})
@@ -178,7 +197,7 @@ class _Devices:
         for index, tier in enumerate(self.cluster.tiers):
             if tier.name in conditions.shared_links:
                 sharers = self._sharers(index)
-                for domain in sorted({device // sharers for device in devices}):
+                for domain in sorted({self.scenario.place_of(device) // sharers for device in devices}):
                     for direction in ("out", "in"):
                         self.of_link[index, domain, direction] = len(self.capacity)
                         self.capacity.append(sharers / conditions.shared_links[tier.name])
@@ -210,7 +229,7 @@ class _Devices:
 
     def _links(self, work: Work, device: int, *, receives: bool) -> Iterator[int]:
         """Shared links that a device's part in a collective or a transfer passes."""
-        if isinstance(work, Collective):
+        if isinstance(work, Collective | ExpertExchange):
             tiers = [tier for tier, members in enumerate(work.span) if members > 1]
             directions: tuple[str, ...] = ("out", "in")
         elif isinstance(work, Transfer):
@@ -218,7 +237,7 @@ class _Devices:
         else:
             return
         for tier in tiers:
-            domain = device // self._sharers(tier)
+            domain = self.scenario.place_of(device) // self._sharers(tier)
             for direction in directions:
                 if (tier, domain, direction) in self.of_link:
                     yield self.of_link[tier, domain, direction]

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from perfsim.ops.graph import OperatorGraph
-from perfsim.ops.nodes import Operator
-from perfsim.ops.operators import Quantity
+from perfsim.ops.nodes import POINTS, Operator, Tensor
+from perfsim.ops.operators import ELEMENT_BYTES, Elementwise, Experts, Quantity
+from perfsim.spec.model import LayerKind, Model
 from perfsim.spec.scenario import Scenario
 from perfsim.units import DTYPE_BYTES
 
-__all__ = ["Buffer", "Resident", "activation_buffers", "resident_memory", "tile_bytes", "working_set_bytes"]
+__all__ = [
+    "Buffer",
+    "Resident",
+    "activation_buffers",
+    "hidden_state",
+    "kv_token_bytes",
+    "resident_memory",
+    "tile_bytes",
+    "working_set_bytes",
+]
 
 _TILE = 128
 """Rows and columns of the output tile of a matrix multiplication; a common size in CUTLASS's kernels."""
@@ -51,17 +63,23 @@ class Resident:
 
 
 def resident_memory(
-    scenario: Scenario, graph: OperatorGraph, cached_tokens: Quantity | None = None
+    scenario: Scenario,
+    graph: OperatorGraph,
+    sequences: Quantity | None = None,
+    context: Quantity | None = None,
 ) -> tuple[Resident, ...]:
     """Size what stays in memory, for a device of each stage.
+
+    Tensor ranks share the heads of K and V as far as there are enough, and hold copies beyond; latent vectors all of
+    them hold. Context ranks share the tokens. A layer with a window keeps no more tokens than that.
 
     Parameters
     ----------
     scenario : Scenario
     graph : OperatorGraph
         Its tensors may hold arrays of sizes; the buffers then are arrays too.
-    cached_tokens : int or array, optional
-        Tokens in the KV cache of a replica; those of its whole batch when left out.
+    sequences, context : int or array, optional
+        Sequences in the KV cache of a replica, and tokens of each; those of the scenario when left out.
 
     Examples
     --------
@@ -72,27 +90,74 @@ def resident_memory(
     [335544320000, 335544320000]
     """
     plan, model = scenario.plan, scenario.model
-    element = DTYPE_BYTES[scenario.dtype]
     weights, buffers = [0] * plan.pipeline, [0] * plan.pipeline
     for operator in graph:
         if operator.weight is not None:
-            weights[operator.stage] += operator.weight.device_count(plan.tensor) * element
+            held = operator.weight.device_bias_bytes if _is_there_already(operator) else operator.weight.device_bytes
+            weights[operator.stage] += held(scenario.dtype)
         if operator.kind == "receive":
-            buffers[operator.stage] += plan.receive_buffers * operator.outputs[0].device_bytes
-    if cached_tokens is None:
-        cached_tokens = scenario.replica_batch * scenario.workload.sequence_length
-    token_bytes = 2 * model.kv_heads // plan.tensor * model.head_size * DTYPE_BYTES[scenario.kv_dtype]
-    kept = [cached_tokens * token_bytes * layers for layers in scenario.layers_per_stage]
+            buffers[operator.stage] += _receive_buffers(scenario, operator.stage) * operator.outputs[0].device_bytes
+    sequences = scenario.replica_batch if sequences is None else sequences
+    context = scenario.workload.context_length if context is None else context
+    kept: list[Quantity] = [0] * plan.pipeline
+    layers = iter(model.layers)
+    for index, number in enumerate(scenario.layers_per_stage):
+        for kind in (next(layers) for _ in range(number)):
+            tokens = context if kind.window is None else np.minimum(context, kind.window)
+            token_bytes = kv_token_bytes(model, kind, plan.tensor, scenario.kv_dtype)
+            stage = index % plan.pipeline
+            kept[stage] = kept[stage] + sequences * -(-tokens // plan.context) * token_bytes
     return tuple(
         Resident(
             weights_bytes=weights[stage],
             kv_cache_bytes=kept[stage] if scenario.workload.keep_kv_cache else 0,
             kv_cache_if_kept_bytes=kept[stage],
             buffer_bytes=buffers[stage],
-            reserve_bytes=scenario.cluster.reserve_bytes,
+            reserve_bytes=scenario.segment(stage).reserve_bytes,
         )
         for stage in range(plan.pipeline)
     )
+
+
+def kv_token_bytes(model: Model, kind: LayerKind, tensor: int, kv_dtype: str) -> int:
+    """Bytes that one token leaves in one layer's cache on one tensor rank.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> model = perfsim.load_model("llm-16l-8192")
+    >>> [kv_token_bytes(model, model.layers[0], tensor, "bf16") for tensor in (1, 16)]
+    [32768, 2048]
+    """
+    if model.is_latent:
+        return model.kv_cache_elements_in(kind) * DTYPE_BYTES[kv_dtype]
+    return 2 * max(1, model.kv_heads_in(kind) // tensor) * model.head_size_in(kind) * DTYPE_BYTES[kv_dtype]
+
+
+def _is_there_already(operator: Operator) -> bool:
+    """Whether the matrix of an operator is that of another on the same stage: the embedding is on the first."""
+    tied = operator.weight is not None and operator.weight.tied
+    return tied and (operator.layer is not None or operator.stage == 0)
+
+
+def _receive_buffers(scenario: Scenario, stage: int) -> int:
+    """Buffers of a stage; the first one holds a round of microbatches that come back for their next pass."""
+    plan = scenario.plan
+    comes_back = plan.virtual_stages > 1 and stage == 0
+    return max(plan.receive_buffers, plan.pipeline) if comes_back else plan.receive_buffers
+
+
+def hidden_state(graph: OperatorGraph) -> Tensor:
+    """The tensor that enters the first layer: what a microbatch is between the layers.
+
+    Examples
+    --------
+    >>> import perfsim
+    >>> scenario = perfsim.load_scenario("seed-improved")
+    >>> hidden_state(perfsim.operator_graph(scenario)).shape
+    (1024, 10000, 8192)
+    """
+    return next(operator for operator in graph if operator.layer is not None).inputs[0]
 
 
 @dataclass(frozen=True)
@@ -121,8 +186,9 @@ class Buffer:
 def activation_buffers(graph: OperatorGraph) -> tuple[Buffer, ...]:
     """List the activations of one microbatch, with the operators between which each lives.
 
-    An all-reduce works in place. The model input is there from its first use, the model output until it is made: both
-    pass on to the host at once. What a stage receives lies in its receive buffers, which are resident.
+    An all-reduce works in place. Experts have a workspace for what stands between their two multiplications. The model
+    input is there from its first use, the model output until it is made: both pass on to the host at once. What a stage
+    receives lies in its receive buffers, which are resident.
     """
     index = {operator.name: i for i, operator in enumerate(graph)}
     users: dict[tuple[int, int], list[int]] = {}
@@ -134,7 +200,7 @@ def activation_buffers(graph: OperatorGraph) -> tuple[Buffer, ...]:
         users.setdefault(source, [])
         if _passes_on(operator):
             place[consumer, 0] = source
-        if operator.kind not in _POINTS:
+        if operator.kind not in POINTS:
             users[source].append(consumer)
     buffers = []
     for (producer, output), consumers in users.items():
@@ -145,16 +211,23 @@ def activation_buffers(graph: OperatorGraph) -> tuple[Buffer, ...]:
         tensor = operator.outputs[output]
         name = f"{operator.name}: {tensor.name}"
         buffers.append(Buffer(name, operator.stage, tensor.device_bytes, first, tuple({first, *consumers})))
+    for i, operator in enumerate(graph):
+        if isinstance(operator.work, Experts):
+            work = operator.work
+            rows = np.ceil(work.pairs * work.imbalance) * work.expert_width * (work.matrices - 1)
+            num_bytes = rows * ELEMENT_BYTES[operator.inputs[0].dtype]
+            buffers.append(Buffer(f"{operator.name}: workspace", operator.stage, _whole(num_bytes), i, (i,)))
     return tuple(sorted(buffers, key=lambda buffer: (buffer.allocated_by, buffer.name)))
 
 
-_POINTS = ("input", "split", "receive", "gather", "output")
+def _whole(num_bytes: Quantity) -> Quantity:
+    return np.asarray(num_bytes).astype(np.int64) if np.ndim(num_bytes) else int(num_bytes)
 
 
 def _passes_on(operator: Operator) -> bool:
     """Whether the output of an operator is the memory of its input."""
     in_place = operator.kind == "collective" and getattr(operator.work, "op", "") in _IN_PLACE
-    return in_place or (operator.kind in _POINTS and operator.kind != "receive")
+    return in_place or (operator.kind in POINTS and operator.kind != "receive")
 
 
 def working_set_bytes(operator: Operator) -> int:
@@ -168,11 +241,11 @@ def tile_bytes(operator: Operator, head_size: int) -> int:
     A double-buffered 128 x 128 x 64 tile for a matrix multiplication; 64 queries and 64 keys and values of whole heads
     for attention; a whole row for a norm, which reads it twice.
     """
-    element = max((DTYPE_BYTES[tensor.dtype] for tensor in operator.inputs), default=0)
-    if operator.kind == "matmul":
+    element = int(max((ELEMENT_BYTES[tensor.dtype] for tensor in operator.inputs), default=0))
+    if operator.kind in {"matmul", "experts"}:
         return 2 * 2 * _TILE * _TILE_DEPTH * element
     if operator.kind == "attention":
         return 3 * _ATTENTION_TILE * head_size * element
-    if operator.kind == "elementwise" and getattr(operator.work, "op", "") == "layernorm":
+    if isinstance(operator.work, Elementwise) and operator.work.op in {"layernorm", "rmsnorm"}:
         return operator.inputs[0].device_shape[-1] * element
     return 0

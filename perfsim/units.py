@@ -6,6 +6,8 @@ everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,6 +23,7 @@ __all__ = [
     "format_count",
     "format_seconds",
     "picoseconds",
+    "ranges",
     "seconds",
 ]
 
@@ -80,6 +83,23 @@ def format_seconds(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.4g} {unit}"
     return "0 s" if value == 0 else f"{value / 1e-12:.4g} ps"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Write whole numbers as ranges.
+
+    Examples
+    --------
+    >>> ranges([0, 1, 2, 3, 8])
+    '0-3, 8'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def picoseconds(duration_s: ArrayLike) -> NDArray[np.int64]:

@@ -7,12 +7,16 @@ shapes are of the whole batch, device shapes of one device's share of one microb
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from perfsim import html
+from perfsim.ops.checks import VerificationReport
 from perfsim.ops.graph_json import dag_from_text, dag_to_text
 from perfsim.ops.nodes import Dag
-from perfsim.ops.verify import VerificationReport, verify_graph
+from perfsim.ops.verify import verify_graph
+from perfsim.units import format_count, ranges
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -38,6 +42,26 @@ class OperatorGraph(Dag):
     def __repr__(self) -> str:
         devices = {device for operator in self.operators for device in operator.devices}
         return f"OperatorGraph({len(self.operators)} operators, {len(self.edges)} edges, {len(devices)} devices)"
+
+    def _repr_html_(self) -> str:
+        kinds = Counter(operator.kind for operator in self.operators)
+        facts = {
+            "Model": self.model,
+            "Plan": self.plan.label,
+            "Kinds": ", ".join(f"{n} {kind}" for kind, n in kinds.items()),
+        }
+        rows = [self._stage_row(stage) for stage in dict.fromkeys(operator.stage for operator in self.operators)]
+        return html.card(
+            self, html.facts(facts), html.table(("Stage", "layers", "GPUs", "operators", "parameters a GPU"), rows)
+        )
+
+    def _stage_row(self, stage: int) -> tuple[str, ...]:
+        """What a stage holds, for people."""
+        mine = [operator for operator in self.operators if operator.stage == stage]
+        layers = {operator.layer for operator in mine if operator.layer is not None}
+        devices = {device for operator in mine for device in operator.devices}
+        held = sum(operator.weight.device_count for operator in mine if operator.weight is not None)
+        return str(stage), ranges(layers), ranges(devices), str(len(mine)), format_count(held)
 
     def verify(self) -> VerificationReport:
         """Compute the five checks of `perfsim.ops.verify` on this graph."""

@@ -17,8 +17,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from perfsim.errors import Faults, InputError
-from perfsim.ops.layers import PARTIAL, REPLICATED, SHARDED
 from perfsim.ops.nodes import Dag, Edge, Operator
+from perfsim.ops.operators import ELEMENT_BYTES
+from perfsim.ops.slots import PARTIAL, REPLICATED, ROUTED, SEQUENCE, SHARDED
 from perfsim.spec.model import Model
 from perfsim.spec.plan import Plan
 from perfsim.spec.tables import build, check_keys
@@ -29,7 +30,11 @@ __all__ = ["dag_from_text", "dag_to_text"]
 
 FORMAT = 1
 _SPECS = {"model": Model, "plan": Plan, "workload": Workload}
-_CHOICES = {"placement": (REPLICATED, SHARDED, PARTIAL), "dtype": DTYPE_BYTES, "kv_dtype": DTYPE_BYTES}
+_CHOICES = {
+    "placement": (REPLICATED, SHARDED, PARTIAL, SEQUENCE, ROUTED),
+    "dtype": ELEMENT_BYTES,
+    "kv_dtype": DTYPE_BYTES,
+}
 """Fields of operators and tensors of which only some texts mean anything: without them nothing has a size."""
 _WAY_OUT = "give what to_json wrote"
 
@@ -122,7 +127,7 @@ def _read_dataclass(kind: Any, value: Any, faults: Faults) -> Any:
     known = check_keys(value, [name for name in types if name not in optional], optional, faults)
     parts = {}
     for name in (name for name in types if name in value):
-        if name in _CHOICES:
+        if name in _CHOICES and not (value[name] is None and type(None) in get_args(types[name])):
             faults.choice(name, value[name], _CHOICES[name])
             parts[name] = value[name]
         else:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from perfsim.ops.layers import Weight
-from perfsim.ops.operators import Work
-from perfsim.spec.model import Model
+from perfsim.ops.operators import ELEMENT_BYTES, Work
+from perfsim.ops.slots import Weight
+from perfsim.spec.model import LayerKind, Model
 from perfsim.spec.plan import Plan
 from perfsim.spec.workload import Workload
-from perfsim.units import DTYPE_BYTES
 
-__all__ = ["Dag", "Edge", "Operator", "Tensor"]
+__all__ = ["POINTS", "Dag", "Edge", "Operator", "Tensor"]
+
+POINTS = ("input", "split", "slice", "last", "receive", "gather", "output")
+"""Kinds of operators that take no time."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,12 @@ class Tensor:
     device_shape : tuple of three int
         What one device holds of one microbatch.
     placement : str
-        How tensor ranks hold the last axis: ``replicated``, ``sharded``, or ``partial`` (each holds a summand).
+        How tensor ranks hold it: ``replicated``, ``sharded`` (shares of the last axis), ``partial`` (each holds a
+        summand), ``sequence`` (shares of the tokens), or ``routed`` (the tokens that came for a rank's experts, once
+        for each of them).
     dtype : str
+    part : tuple of two int
+        Which of how many parts of the tokens it has; device shapes are those of the part.
     """
 
     name: str
@@ -37,14 +43,15 @@ class Tensor:
     device_shape: tuple[int, int, int]
     placement: str
     dtype: str
+    part: tuple[int, int] = (0, 1)
 
     @cached_property
     def device_bytes(self) -> int:
         """Bytes on one device, for one microbatch."""
-        size = DTYPE_BYTES[self.dtype]
+        size = ELEMENT_BYTES[self.dtype]
         for extent in self.device_shape:
             size *= extent
-        return size
+        return size  # type: ignore[return-value]  # tensors have whole bytes
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ class Operator:
     op : str
         What it is within a layer, such as ``qkv_proj``.
     kind : str
-        ``matmul``, ``attention``, ``elementwise``, ``collective``, ``transfer``, or the name of a point without cost:
-        ``input``, ``split``, ``receive``, ``gather``, ``output``.
+        ``matmul``, ``attention``, ``experts``, ``elementwise``, ``collective``, ``transfer``, or the name of a point
+        without cost: ``input``, ``split``, ``slice``, ``last``, ``receive``, ``gather``, ``output``.
     stage : int
     layer : int or None
     devices : tuple of int
@@ -68,6 +75,8 @@ class Operator:
     work : Work
         Of one device, for one whole microbatch.
     weight : Weight or None
+    group : str or None
+        Ranks that carry out a collective together: ``tensor``, ``context`` or ``expert``.
     """
 
     name: str
@@ -80,6 +89,7 @@ class Operator:
     outputs: tuple[Tensor, ...]
     work: Work
     weight: Weight | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,11 @@ class Dag:
 
     def __getitem__(self, name: str) -> Operator:
         return self._by_name[name]
+
+    def kind_of(self, operator: Operator) -> LayerKind:
+        """Give the kind of the layer to which an operator belongs; a plain one for what stands between the layers."""
+        layers = self.model.layers
+        return LayerKind() if operator.layer is None else layers[operator.layer % len(layers)]
 
     @cached_property
     def _by_name(self) -> dict[str, Operator]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from typing import Any
 
-from perfsim.ops.layers import PARTIAL, REPLICATED, SHARDED
+from perfsim.ops.kind_rules import RULES
 from perfsim.ops.nodes import Dag, Edge, Operator, Tensor
-from perfsim.ops.operators import Attention, Collective, Elementwise, MatMul, Nothing, Transfer
-from perfsim.units import DTYPE_BYTES
+from perfsim.ops.operators import (
+    ELEMENT_BYTES,
+    Attention,
+    Collective,
+    Elementwise,
+    ExpertExchange,
+    Experts,
+    MatMul,
+    Nothing,
+    Transfer,
+)
+from perfsim.ops.slots import ROUTED, SHARDED, Slot, Tokens
+from perfsim.spec.model import LayerKind
 
 __all__ = ["edge_faults", "operator_faults"]
 
@@ -20,7 +32,7 @@ def edge_faults(edge: Edge, producer: Operator, consumer: Operator) -> list[str]
     given, taken = producer.outputs[edge.output], consumer.inputs[edge.input]
     faults = [
         f"{where}: {what} {_show(getattr(given, what))} is produced, {_show(getattr(taken, what))} taken"
-        for what in ("name", "shape", "device_shape", "placement", "dtype")
+        for what in ("name", "shape", "device_shape", "placement", "dtype", "part")
         if getattr(given, what) != getattr(taken, what)
     ]
     if producer.devices != consumer.devices and not (producer.kind == "transfer" and consumer.kind == "receive"):
@@ -48,170 +60,178 @@ def operator_faults(operator: Operator, graph: Dag, device_sequences: int) -> li
         Sequences of the microbatch whose shares the device shapes show.
     """
     tensors = (*operator.inputs, *operator.outputs)
-    faults = [fault for tensor in tensors for fault in _tensor_faults(tensor, graph, device_sequences)]
+    kind = graph.kind_of(operator)
+    faults = [fault for tensor in tensors for fault in _tensor_faults(tensor, kind, graph, device_sequences)]
     work = operator.work
-    op = work.op if isinstance(work, Elementwise | Collective) else operator.kind
-    inputs, outputs, rule = _RULES.get(op, (0, 0, None))
+    op = work.op if isinstance(work, Elementwise | Collective | ExpertExchange) else operator.kind
+    inputs, outputs, rule = RULES.get(op, ((0,), (0,), None))
+    found = len(operator.inputs), len(operator.outputs)
     if rule is None:
         faults.append(f"has the unknown kind {operator.kind}")
-    elif len(operator.inputs) != inputs or (len(operator.outputs) != outputs and outputs is not None):
-        found = f"{len(operator.inputs)} inputs and {len(operator.outputs)} outputs"
-        faults.append(f"has {found}, {op} takes {inputs} and gives {outputs or 'some'}")
-    elif not isinstance(work, Nothing) and operator.kind != work.kind:
+    elif not all(_is_one_of(count, allowed) for count, allowed in zip(found, (inputs, outputs), strict=True)):
+        faults.append(
+            f"has {found[0]} inputs and {found[1]} outputs, {op} takes {_some(inputs)} and gives {_some(outputs)}"
+        )
+    elif not isinstance(work, Nothing) and operator.kind != ("collective" if operator.group else work.kind):
         faults.append(f"is called {operator.kind}, but does the work of a {work.kind}")
     elif all(len(tensor.shape) == len(tensor.device_shape) == _AXES for tensor in tensors):
-        faults += rule(operator, graph) + _work_faults(operator)
+        faults += rule(operator, graph) + _work_faults(operator, graph)
     return [f"{operator.name}: {fault}" for fault in faults]
 
 
-def _tensor_faults(tensor: Tensor, graph: Dag, device_sequences: int) -> list[str]:
+def _is_one_of(count: int, allowed: tuple[int, ...]) -> bool:
+    """Whether there are as many tensors as a kind allows; a last entry of 0 stands for any number beyond."""
+    return count in allowed or (len(allowed) > 1 and allowed[-1] == 0 and count > allowed[0])
+
+
+def _some(allowed: tuple[int, ...]) -> str:
+    counts = [str(count) for count in allowed if count] or ["none"]
+    return f"{counts[0]} or more" if len(allowed) > 1 and allowed[-1] == 0 else " or ".join(counts)
+
+
+def _tensor_faults(tensor: Tensor, kind: LayerKind, graph: Dag, device_sequences: int) -> list[str]:
     """The whole shape is that of the workload; a device's share follows from it, the microbatch and the placement."""
     if len(tensor.shape) != len(tensor.device_shape) or len(tensor.shape) != _AXES:
         return [
             f"{tensor.name} has the shapes {list(tensor.shape)} and {list(tensor.device_shape)}, not three axes each"
         ]
+    dtype = "int32" if tensor.name == "token_ids" else _dtype(graph)
+    if tensor.dtype != dtype:
+        return [f"{tensor.name} is of {tensor.dtype}, the workload computes in {dtype}"]
     batch, query = graph.workload.batch_size, graph.workload.query_tokens
-    if tensor.shape[:2] != (batch, query):
+    last_only = tensor.shape[1] == 1 and graph.model.vocab_size > 0
+    if tensor.shape[0] != batch or (tensor.shape[1] != query and not last_only):
         found = f"{tensor.shape[0]} sequences of {tensor.shape[1]} tokens"
         return [f"{tensor.name} has {found}, the workload computes {batch} of {query}"]
-    shares = graph.plan.tensor if tensor.placement == SHARDED else 1
-    wanted = (device_sequences, query, tensor.shape[2] // shares)
+    mine = query // graph.plan.context if query > 1 else query
+    tokens = Tokens(device_sequences, mine, mine, causal=True, dtype=tensor.dtype, kv_dtype=tensor.dtype)
+    copies = graph.model.num_experts_per_token if tensor.placement == ROUTED else 1
+    width = _device_width(tensor, kind, graph)
+    slot = Slot(tensor.name, tensor.shape[2], tensor.placement, width, tensor.part, last_only, copies)
+    wanted = slot.device_shape(tokens, graph.plan.tensor)
     if tensor.device_shape != wanted:
         held = f"a device holds {list(wanted)}, not {list(tensor.device_shape)}"
         return [f"{tensor.name} {list(tensor.shape)} is {tensor.placement}, so {held}"]
     return []
 
 
-def _work_faults(operator: Operator) -> list[str]:
-    """The work that is priced is the work that the shapes ask for."""
-    work = operator.work
-    inputs, outputs = operator.inputs, operator.outputs
-    wanted: dict[str, float] = {}
+def _dtype(graph: Dag) -> str:
+    """Data type of activations."""
+    return graph.workload.dtype or graph.model.dtype
+
+
+def _device_width(tensor: Tensor, kind: LayerKind, graph: Dag) -> int:
+    """Width that a rank holds: its share of heads, of which each rank has at least one, or of the padded vocabulary."""
+    model, ranks, width = graph.model, graph.plan.tensor, tensor.shape[2]
+    if tensor.placement != SHARDED:
+        return width
+    holds_heads = tensor.name.partition("_")[0] in {"k", "v"} and not model.is_latent
+    if holds_heads and model.kv_heads_in(kind) < ranks:
+        return model.head_size_in(kind)
+    return -(-width // ranks)
+
+
+def _work_faults(operator: Operator, graph: Dag) -> list[str]:
+    """The work that is priced is the work that the shapes ask for, of as many ranks as the plan says."""
+    faults = _span_faults(operator, graph) + _precision_faults(operator)
+    return faults + [
+        f"is priced with {name} = {getattr(operator.work, name)}, its shapes ask for {value}"
+        for name, value in _asked(operator, graph).items()
+        if getattr(operator.work, name) != value
+    ]
+
+
+def _span_faults(operator: Operator, graph: Dag) -> list[str]:
+    """Members at each tier can make up the group: as many in every domain as in the fullest, or one in the others."""
+    span = getattr(operator.work, "span", (1,))
+    ranks = getattr(graph.plan, operator.group) if operator.group in _GROUPS else 1
+    if 1 + sum(members - 1 for members in span) <= ranks <= math.prod(span):
+        return []
+    return [f"is priced for {' x '.join(map(str, span))} ranks, the plan has {ranks} in a group"]
+
+
+def _precision_faults(operator: Operator) -> list[str]:
+    """Weights are multiplied as they are stored, or unpacked to what activations are."""
+    work, weight = operator.work, operator.weight
+    if not isinstance(work, MatMul | Experts) or weight is None:
+        return []
+    dtype, read = operator.outputs[0].dtype, work.weight_dtype or work.dtype
+    alike = read == weight.dtype if weight.dtype else ELEMENT_BYTES[read] == ELEMENT_BYTES[dtype]
+    if alike and work.dtype in {read, dtype}:
+        return []
+    return [f"multiplies {read} weights in {work.dtype}, but holds {weight.dtype or dtype} ones and gives {dtype}"]
+
+
+def _asked(operator: Operator, graph: Dag) -> dict[str, Any]:
+    """What shapes ask of the work of an operator."""
+    work, inputs, outputs = operator.work, operator.inputs, operator.outputs
+    given = outputs[0].device_shape if outputs else (0, 0, 0)
     if isinstance(work, MatMul):
-        sequences, tokens, width = inputs[0].device_shape
-        wanted = {"m": sequences * tokens, "k": width, "n": sum(tensor.device_shape[-1] for tensor in outputs)}
-    elif isinstance(work, Attention):
-        sequences, tokens, width = inputs[0].device_shape
-        wanted = {"sequences": sequences, "query_tokens": tokens, "num_heads": width // work.head_dim}
-        wanted["num_kv_heads"] = inputs[1].device_shape[-1] // work.head_dim
-    elif isinstance(work, Elementwise):
-        gain = 0 if operator.weight is None else operator.weight.count * DTYPE_BYTES[inputs[0].dtype]
-        wanted = {"read_bytes": gain + sum(tensor.device_bytes for tensor in inputs)}
-        wanted["written_bytes"] = outputs[0].device_bytes
-    elif isinstance(work, Collective):
-        wanted = {"payload_bytes": max(inputs[0].device_bytes, outputs[0].device_bytes)}
-    elif isinstance(work, Transfer):
-        wanted = {"payload_bytes": outputs[0].device_bytes}
-    return [
-        f"is priced with {name} = {getattr(work, name)}, its shapes ask for {value}"
-        for name, value in wanted.items()
-        if getattr(work, name) != value
-    ]
+        columns = sum(tensor.device_shape[-1] for tensor in outputs)
+        return {"m": given[0] * given[1], "k": inputs[0].device_shape[-1], "n": columns}
+    if isinstance(work, Attention):
+        return _attention_asked(operator, graph)
+    if isinstance(work, Experts):
+        return _experts_asked(inputs[0], graph)
+    if isinstance(work, Elementwise):
+        weight = operator.weight
+        gain = 0 if weight is None else weight.device_bytes(outputs[0].dtype)
+        read, written = (sum(tensor.device_bytes for tensor in tensors) for tensors in (inputs, outputs))
+        if work.op == "embedding":  # of its tables only the rows that are asked for are read
+            gain = written * (2 if graph.model.learned_positions else 1)
+        return {"read_bytes": gain + read, "written_bytes": written}
+    return _communication_asked(operator, graph)
 
 
-def _same(operator: Operator, *, placement: bool = True) -> list[str]:
-    """Output and inputs have the same shapes (and placements)."""
-    out, faults = operator.outputs[0], []
-    for tensor in operator.inputs:
-        if tensor.shape != out.shape:
-            faults.append(f"takes {list(tensor.shape)} and gives {list(out.shape)}, which must be the same")
-        if placement and tensor.placement != out.placement:
-            faults.append(f"takes {tensor.name} {tensor.placement} and gives {out.placement}")
-    return faults
+def _communication_asked(operator: Operator, graph: Dag) -> dict[str, Any]:
+    work, inputs, outputs = operator.work, operator.inputs, operator.outputs
+    if isinstance(work, ExpertExchange):
+        mine, model = inputs[0] if work.op == "dispatch" else outputs[0], graph.model
+        experts = {"experts_per_token": model.num_experts_per_token, "num_experts": model.num_experts}
+        sent = {"tokens": math.prod(mine.device_shape[:2]), "hidden_size": mine.device_shape[-1]}
+        return {**experts, **sent, **({"dtype": mine.dtype} if work.op == "combine" else {})}
+    if isinstance(work, Collective):
+        moved = sum(tensor.device_bytes for tensor in outputs)
+        return {"payload_bytes": moved if work.op == "ring_shift" else max(inputs[0].device_bytes, moved)}
+    return {"payload_bytes": outputs[0].device_bytes} if isinstance(work, Transfer) else {}
 
 
-def _point(operator: Operator, _graph: Dag) -> list[str]:
-    return _same(operator) if operator.inputs and operator.outputs else []
+def _experts_asked(taken: Tensor, graph: Dag) -> dict[str, Any]:
+    rows, model, plan = math.prod(taken.device_shape[:2]), graph.model, graph.plan
+    pairs = rows if taken.placement == ROUTED else rows * model.num_experts_per_token / plan.expert
+    return {
+        "pairs": pairs,
+        "num_experts": model.num_experts // plan.expert,
+        "hidden_size": taken.device_shape[-1],
+        "expert_width": model.moe_intermediate_size // max(1, plan.tensor // plan.expert),
+        "gated": model.gated_mlp,
+        "skew": graph.workload.expert_skew,
+        "imbalance": graph.workload.expert_imbalance,
+    }
 
 
-def _elementwise(operator: Operator, _graph: Dag) -> list[str]:
-    partial = [tensor.name for tensor in operator.inputs if tensor.placement == PARTIAL]
-    return _same(operator) + [
-        f"takes the partial sums {name}, which an all-reduce must complete first" for name in partial
-    ]
-
-
-def _norm(operator: Operator, graph: Dag) -> list[str]:
-    taken, gain = operator.inputs[0], operator.weight
-    if taken.placement != REPLICATED:
-        return [f"normalises over the whole width, but takes it {taken.placement}"]
-    faults = _elementwise(operator, graph)
-    if gain is None or gain.shape != (taken.shape[-1],):
-        faults.append(f"has the gain {None if gain is None else list(gain.shape)} for a width of {taken.shape[-1]}")
-    return faults
-
-
-def _matmul(operator: Operator, graph: Dag) -> list[str]:
-    taken, weight, tensor = operator.inputs[0], operator.weight, graph.plan.tensor
-    if weight is None:
-        return ["has no weight"]
-    width = sum(output.shape[-1] for output in operator.outputs)
-    faults = []
-    if weight.shape != (taken.shape[-1], width):
-        faults.append(f"has the weight {list(weight.shape)}, its input and outputs ask for {[taken.shape[-1], width]}")
-    if weight.shard_axis == 1:
-        faults += _expect(operator, REPLICATED, SHARDED, "column-parallel")
-    elif weight.shard_axis == 0:
-        faults += _expect(operator, SHARDED, PARTIAL if tensor > 1 else REPLICATED, "row-parallel")
-    elif tensor > 1:
-        faults.append("has a weight that no rank shares")
-    return faults
-
-
-def _expect(operator: Operator, taken: str, given: str, what: str) -> list[str]:
-    """Inputs and outputs have the placements that the kind of parallelism asks for."""
-    return [
-        f"is {what} and {verb} {placement}, not {tensor.placement}"
-        for tensors, verb, placement in (
-            (operator.inputs, "takes its input", taken),
-            (operator.outputs, "gives its output", given),
-        )
-        for tensor in tensors
-        if tensor.placement != placement
-    ]
-
-
-def _attention(operator: Operator, graph: Dag) -> list[str]:
-    model = graph.model
-    q, k, v = operator.inputs[:3]
-    faults = _expect(operator, SHARDED, SHARDED, "parallel over heads")
-    wanted = (model.num_attention_heads * model.head_size, *[model.kv_heads * model.head_size] * 2)
-    widths = (q.shape[-1], k.shape[-1], v.shape[-1])
-    if widths != wanted:
-        faults.append(f"takes Q, K and V of widths {list(widths)}, the heads ask for {list(wanted)}")
-    if operator.outputs[0].shape != q.shape:
-        faults.append(f"gives {list(operator.outputs[0].shape)}, Q is {list(q.shape)}")
-    return faults
-
-
-def _all_reduce(operator: Operator, _graph: Dag) -> list[str]:
-    return _same(operator, placement=False) + _expect(operator, PARTIAL, REPLICATED, "an all-reduce")
-
-
-def _all_gather(operator: Operator, _graph: Dag) -> list[str]:
-    return _same(operator, placement=False) + _expect(operator, SHARDED, REPLICATED, "an all-gather")
-
-
-def _transfer(operator: Operator, graph: Dag) -> list[str]:
-    return _same(operator, placement=not graph.plan.scatter_gather)
+def _attention_asked(operator: Operator, graph: Dag) -> dict[str, Any]:
+    """Heads by the widths of Q and of the result; latent attention in decode has one head of keys for all."""
+    model, workload, (sequences, tokens, width) = graph.model, graph.workload, operator.inputs[0].device_shape
+    dtype, latent = _dtype(graph), model.is_latent and workload.query_tokens == 1
+    asked = {
+        "sequences": sequences,
+        "query_tokens": tokens,
+        "context_tokens": workload.sequence_length // graph.plan.context,
+        "num_heads": width // model.head_size_in(graph.kind_of(operator)),
+        "causal": workload.causal,
+        "dtype": dtype,
+        "kv_dtype": workload.kv_dtype or dtype,
+        "latent": latent,
+    }
+    if latent:
+        rank = model.kv_lora_rank or 0
+        return {**asked, "num_kv_heads": 1, "head_dim": rank + (model.qk_rope_head_dim or 0), "value_width": rank}
+    kind = graph.kind_of(operator)
+    size = model.value_head_size if model.is_latent else model.head_size_in(kind)
+    asked["num_kv_heads"] = operator.inputs[2].device_shape[-1] // size
+    return {**asked, "head_dim": model.head_size_in(kind), "value_width": size, "window": kind.window or 0}
 
 
 _AXES = 3
-
-_Rule = Callable[[Operator, Dag], list[str]]
-_RULES: dict[str, tuple[int, int | None, _Rule]] = {
-    "input": (0, 1, _point),
-    "split": (1, 1, _point),
-    "receive": (1, 1, _point),
-    "gather": (1, 1, _point),
-    "output": (1, 0, _point),
-    "layernorm": (1, 1, _norm),
-    "gelu": (1, 1, _elementwise),
-    "add": (2, 1, _elementwise),
-    "matmul": (1, None, _matmul),
-    "attention": (3, 1, _attention),
-    "all_reduce": (1, 1, _all_reduce),
-    "all_gather": (1, 1, _all_gather),
-    "transfer": (1, 1, _transfer),
-}
-"""Inputs, outputs (None for any number) and rule of each kind; for kernels and collectives, of what they do."""
+_GROUPS = ("tensor", "context", "expert")

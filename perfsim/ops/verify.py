@@ -8,88 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from perfsim.ops.flop import closed_form_flop, device_flop
-from perfsim.ops.layers import Tokens, layer_operators
+from perfsim.ops.checks import BALANCE_TOLERANCE, Check, VerificationReport, check_of
+from perfsim.ops.flop import closed_form_flop, device_flop, useful_flop
+from perfsim.ops.layers import embedding_operators, head_operators, layer_operators
 from perfsim.ops.nodes import Dag
+from perfsim.ops.reachability import a_cycle, neighbours, reached
 from perfsim.ops.shape_rules import edge_faults, operator_faults
-from perfsim.ops.structure_rules import layer_faults, missing_points, strangers
+from perfsim.ops.slots import Precision, Sharding, Tokens
+from perfsim.ops.structure_rules import chain_faults, end_faults, layer_faults, missing_points, strangers
 from perfsim.units import format_count
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["BALANCE_TOLERANCE", "Check", "VerificationReport", "verify_graph"]
-
-BALANCE_TOLERANCE = 0.01
-"""How far the busiest device's FLOP may lie above the mean."""
-
-_SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Check:
-    """One claim.
-
-    Attributes
-    ----------
-    name : str
-        ``acyclic``, ``connected``, ``dimensions``, ``balance`` or ``structure``.
-    claim : str
-        In words.
-    passed : bool
-    evidence : str
-        What was counted.
-    faults : tuple of str
-        What contradicts the claim, each naming its operator; empty where the claim holds.
-    """
-
-    name: str
-    claim: str
-    passed: bool
-    evidence: str
-    faults: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        mark = "pass" if self.passed else "FAIL"
-        lines = [f"[{mark}] {self.claim}: {self.evidence}", *(f"       - {fault}" for fault in self.faults[:_SHOWN])]
-        if len(self.faults) > _SHOWN:
-            lines.append(f"       - and {len(self.faults) - _SHOWN} more")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """The five checks of a graph; prints itself.
-
-    Attributes
-    ----------
-    checks : tuple of Check
-    """
-
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check holds."""
-        return all(check.passed for check in self.checks)
-
-    def __getitem__(self, name: str) -> Check:
-        return next(check for check in self.checks if check.name == name)
-
-    def __str__(self) -> str:
-        held = sum(check.passed for check in self.checks)
-        return "\n".join([f"Verification: {held} of {len(self.checks)} checks hold", *map(str, self.checks)])
-
-    __repr__ = __str__
-
-    def to_frame(self) -> pd.DataFrame:
-        """Give the checks as a table, one row each."""
-        import pandas as pd
-
-        return pd.DataFrame([vars(check) for check in self.checks]).set_index("name")
+__all__ = ["verify_graph"]
 
 
 def verify_graph(graph: Dag) -> VerificationReport:
@@ -116,57 +47,18 @@ def verify_graph(graph: Dag) -> VerificationReport:
     return VerificationReport(tuple(check(graph) for check in checks))
 
 
-def _check(name: str, claim: str, evidence: str, faults: list[str]) -> Check:
-    return Check(name, claim, not faults, evidence, tuple(faults))
-
-
 def _neighbours(graph: Dag, *, backwards: bool = False) -> dict[str, list[str]]:
     """Names of the consumers (or producers) of every operator; edges to unknown names are left to other checks."""
-    after: dict[str, list[str]] = {operator.name: [] for operator in graph}
-    for edge in graph.edges:
-        start, end = (edge.consumer, edge.producer) if backwards else (edge.producer, edge.consumer)
-        if start in after and end in after:
-            after[start].append(end)
-    return after
+    ends = ((edge.producer, edge.consumer) for edge in graph.edges)
+    names = (operator.name for operator in graph)
+    return neighbours(names, ((end, start) for start, end in ends) if backwards else ends)
 
 
 def _acyclic(graph: Dag) -> Check:
-    """Peel off operators without open inputs (Kahn, 1962); what cannot be peeled off lies on or behind a cycle."""
-    after, before = _neighbours(graph), _neighbours(graph, backwards=True)
-    open_inputs = {name: len(producers) for name, producers in before.items()}
-    ready = [name for name, count in open_inputs.items() if count == 0]
-    peeled = 0
-    while ready:
-        peeled += 1
-        for consumer in after[ready.pop()]:
-            open_inputs[consumer] -= 1
-            if open_inputs[consumer] == 0:
-                ready.append(consumer)
-    left = {name for name, count in open_inputs.items() if count > 0}
-    faults = [f"cycle: {' -> '.join(_a_cycle(before, left))}"] if left else []
-    found = "a cycle" if left else "no cycle"
+    cycle = a_cycle(_neighbours(graph))
+    found = "a cycle" if cycle else "no cycle"
     evidence = f"{len(graph.operators)} operators, {len(graph.edges)} edges, {found}"
-    return _check("acyclic", "No cycles in the DAG", evidence, faults)
-
-
-def _a_cycle(before: dict[str, list[str]], left: set[str]) -> list[str]:
-    """Walk against the edges among operators that could not be peeled off until one comes again."""
-    walk = [min(left)]
-    while True:
-        producer = next(name for name in before[walk[-1]] if name in left)
-        if producer in walk:
-            return [producer, *reversed(walk[walk.index(producer) :])]
-        walk.append(producer)
-
-
-def _reach(after: dict[str, list[str]], start: str) -> set[str]:
-    seen, stack = {start}, [start]
-    while stack:
-        for name in after[stack.pop()]:
-            if name not in seen:
-                seen.add(name)
-                stack.append(name)
-    return seen
+    return check_of("acyclic", evidence, [f"cycle: {' -> '.join(cycle)}"] if cycle else [])
 
 
 def _connected(graph: Dag) -> Check:
@@ -182,8 +74,8 @@ def _connected(graph: Dag) -> Check:
         if len(ends) != 1:
             faults.append(f"the graph has {len(ends)} model {end}s instead of one")
             continue
-        reached = _reach(_neighbours(graph, backwards=backwards), ends[0])
-        faults += [f"{operator.name}: {verb} the model {end}" for operator in graph if operator.name not in reached]
+        found = reached(_neighbours(graph, backwards=backwards), ends)
+        faults += [f"{operator.name}: {verb} the model {end}" for operator in graph if operator.name not in found]
     sources = Counter((edge.consumer, edge.input) for edge in graph.edges)
     for edge in graph.edges:
         faults += [f"edge {edge.producer} -> {edge.consumer}: {end} is not an operator of the graph"
@@ -195,7 +87,7 @@ def _connected(graph: Dag) -> Check:
                     f"{operator.name}: input {tensor.name} has {sources[operator.name, index]} sources, not one"
                 )
     evidence = f"{len(graph.operators)} operators between the model input and the model output"
-    return _check("connected", "All nodes properly connected", evidence, faults)
+    return check_of("connected", evidence, faults)
 
 
 def _dimensions(graph: Dag) -> Check:
@@ -210,11 +102,17 @@ def _dimensions(graph: Dag) -> Check:
         faults += operator_faults(operator, graph, min(sequences, default=0))
     given = [tensor.shape for operator in graph if operator.kind == "input" for tensor in operator.outputs]
     taken = [tensor.shape for operator in graph if operator.kind == "output" for tensor in operator.inputs]
-    if given != taken:
-        faults.append(f"model output {taken} differs from model input {given}")
-    shape = f"model input and output {list(given[0])}" if len(given) == 1 and given == taken else "see the faults"
+    wanted = [(graph.workload.batch_size, 1, graph.model.vocab_size)] if graph.model.vocab_size else given
+    if taken != wanted:
+        faults.append(
+            f"model output {taken} differs from {'the logits' if given != wanted else 'model input'} {wanted}"
+        )
+    shape = "see the faults"
+    if len(given) == 1 and taken == wanted:
+        kept = f"model input and output {list(given[0])}"
+        shape = kept if given == wanted else f"token ids {list(given[0])[:2]}, logits {list(taken[0])}"
     evidence = f"shapes, placements and devices compared along {len(graph.edges)} edges; {shape}"
-    return _check("dimensions", "Input/output dimensions preserved", evidence, faults)
+    return check_of("dimensions", evidence, faults)
 
 
 def _balance(graph: Dag) -> Check:
@@ -229,25 +127,46 @@ def _balance(graph: Dag) -> Check:
             if not mean or abs(work / mean - 1) > BALANCE_TOLERANCE
         ]
     evidence = f"max/mean FLOP per GPU {ratio:.4f} over {len(flop)} GPUs (tolerance {1 + BALANCE_TOLERANCE:g})"
-    return _check("balance", "GPU load balancing achieved", evidence, faults)
+    return check_of("balance", evidence, faults)
 
 
 def _structure(graph: Dag) -> Check:
     """Layers have their operators, wired as they must be; stages hand over; parameters and FLOP are the model's."""
-    model, plan = graph.model, graph.plan
-    dtype = graph.workload.dtype or model.dtype
-    tokens = Tokens(1, 1, 1, graph.workload.causal, dtype, graph.workload.kv_dtype or dtype)
-    listed = layer_operators(model, tokens, plan.tensor, (plan.tensor,))
-    faults = [fault for layer in range(model.num_hidden_layers) for fault in layer_faults(graph, layer, listed)]
-    faults += strangers(graph) + missing_points(graph)
-    parameters = sum(operator.weight.count for operator in graph if operator.weight is not None)
+    model, workload = graph.model, graph.workload
+    tokens, sharding = _reference(graph)
+    listed = {kind: layer_operators(model, kind, tokens, sharding) for kind in set(model.layers)}
+    first, last = embedding_operators(model, tokens, sharding), head_operators(model, tokens, sharding)
+    ends = (*first, *last)
+    faults = [fault for layer, kind in enumerate(model.layers) for fault in layer_faults(graph, layer, listed[kind])]
+    faults += chain_faults(graph, first, [listed[kind] for kind in model.layers], last)
+    faults += end_faults(graph, ends) + strangers(graph, ends) + missing_points(graph)
+    weights = [operator.weight for operator in graph if operator.weight is not None]
+    parameters = sum(weight.own_count for weight in weights)
     if parameters != model.num_parameters:
         faults.append(f"the graph holds {parameters:,} parameters, the model {model.num_parameters:,}")
-    flop, wanted = sum(device_flop(graph).values()), closed_form_flop(model, graph.workload)
+    if workload.phase == "generation":  # the graph is that of its prefill
+        workload = replace(workload, phase="prefill", output_length=1)
+    flop, wanted = useful_flop(graph), closed_form_flop(model, workload)
     if abs(flop - wanted) > 1e-12 * wanted:
         faults.append(f"the graph computes {flop:.6e} FLOP, the model {wanted:.6e}")
+    sizes = sorted({len(operators) for operators in listed.values()})
     evidence = (
-        f"{model.num_hidden_layers} layers of {len(listed)} operators; "
+        f"{model.num_hidden_layers} layers of {' or '.join(map(str, sizes))} operators; "
         f"{parameters:,} parameters and {flop:.4e} FLOP against the closed form"
     )
-    return _check("structure", "Complete model structure maintained", evidence, faults)
+    return check_of("structure", evidence, faults)
+
+
+def _reference(graph: Dag) -> tuple[Tokens, Sharding]:
+    """What the lists of a sound graph are made with, as far as they do not depend on sizes."""
+    plan, dtype = graph.plan, graph.workload.dtype or graph.model.dtype
+    tokens = Tokens(1, 1, 1, graph.workload.causal, dtype, graph.workload.kv_dtype or dtype)
+    held = {operator.op.partition(".")[0]: operator.weight.dtype for operator in graph if operator.weight is not None}
+    linear, attention, experts = (
+        Precision(dtype, next((held[op] for op in ops if op in held), None))
+        for ops in (("mlp_down", "shared_down"), ("output_proj",), ("experts",))
+    )
+    return tokens, Sharding(
+        linear, attention, experts, plan.tensor, plan.context, plan.expert, plan.sequence_parallel, plan.overlap_chunks,
+        (plan.tensor,), (plan.context,), (plan.expert,),
+    )  # fmt: skip

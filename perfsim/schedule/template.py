@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Operator
 from perfsim.ops.operators import Elementwise
-from perfsim.schedule.pipeline import ENTER, LEAVE, RELEASE, SCHEDULE_FUNCTIONS, SEND
+from perfsim.ops.structure_rules import pass_name
+from perfsim.schedule.pipeline import ENTER, LEAVE, RELEASE, SCHEDULE_FUNCTIONS, SEND, autoregressive
 from perfsim.schedule.taskgraph import Lists
+from perfsim.spec.plan import Plan
 
 __all__ = ["STREAMS", "Template", "make_template"]
 
@@ -25,7 +28,7 @@ STREAMS = ("compute", "collective", "send")
 """Streams of a slot. The last is its link to the peer in the next stage, so transfers run beside everything else."""
 
 _COMPUTE, _COLLECTIVE, _SEND = range(3)
-_TASKS = ("matmul", "attention", "elementwise", "collective", "transfer")
+_TASKS = ("matmul", "attention", "experts", "elementwise", "collective", "transfer")
 """Kinds of operators that take time; the others are points of the graph."""
 
 
@@ -46,6 +49,8 @@ class Template:
     entry_row, entry_slot, entry_operator : ndarray of int64, shape (entries,)
         One entry for each slot that takes part in a row, with the operator that it carries out there: the receiver of a
         transfer carries out the graph's ``receive``.
+    passed : ndarray of int64, shape (rows,)
+        How often a microbatch has been through all stages when it comes to each row: 0 without virtual stages.
     """
 
     graph: OperatorGraph
@@ -56,6 +61,30 @@ class Template:
     entry_row: NDArray[np.int64]
     entry_slot: NDArray[np.int64]
     entry_operator: NDArray[np.int64]
+    passed: NDArray[np.int64]
+
+    @property
+    def round_size(self) -> int:
+        """Microbatches that take turns: one, or with virtual stages as many as there are stages."""
+        return self.graph.plan.pipeline if self.graph.plan.virtual_stages > 1 else 1
+
+    @cached_property
+    def position(self) -> NDArray[np.int64]:
+        """Place of each row of each microbatch in the order of its round, shape (round_size, rows).
+
+        The microbatches of a round go through all stages one after the other before the first comes again.
+        """
+        offsets, rows = np.divmod(np.arange(self.round_size * self.num_rows), self.num_rows)
+        order = np.lexsort((rows, offsets, self.passed[rows]))
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        return position.reshape(self.round_size, self.num_rows)
+
+    def locate(self, task: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Microbatch and row of tasks of a task graph that `perfsim.schedule.expand` made."""
+        turns, place = np.divmod(task, self.position.size)
+        offset, row = np.divmod(np.argsort(self.position.ravel())[place], self.num_rows)
+        return turns * self.round_size + offset, row
 
     @property
     def num_rows(self) -> int:
@@ -89,6 +118,10 @@ def make_template(graph: OperatorGraph, *, folded: bool) -> Template:
     return _unfold(_Layout(graph), folded=folded)
 
 
+_GROUPS = (None, "tensor", "context", "expert")
+"""Who carries out a row together: each rank by itself, or a group."""
+
+
 class _Row(NamedTuple):
     """A task of one rank: its operator, its stage, its stream, and the graph's ``receive`` where it is a transfer."""
 
@@ -96,7 +129,9 @@ class _Row(NamedTuple):
     stage: int
     stream: int
     receiver: int
-    is_collective: bool
+    receiver_stage: int
+    group: int
+    passed: int
 
 
 class _Layout:
@@ -106,17 +141,23 @@ class _Layout:
         self.graph = graph
         self.rows: list[_Row] = []
         self.waits: set[tuple[int, int, int]] = set()
+        self.num_passed = 0  # hand-overs that the operators so far lie behind
         # Rows whose results come out of each operator: its own, or what comes to a point without cost.
         self.feeds: dict[str, tuple[int, ...]] = {}
-        # Rows that take what comes out of each operator.
+        # Rows that take what comes out of each operator, by themselves or behind points without cost.
         self.takers: dict[str, list[int]] = {}
+        self.passes_on: dict[str, list[str]] = {}
         producers: dict[str, list[str]] = {operator.name: [] for operator in graph}
         for edge in graph.edges:
             producers[edge.consumer].append(edge.producer)
         for index, operator in enumerate(graph):
             self._add(index, operator, producers[operator.name])
-        plan = graph.plan
-        for wait in SCHEDULE_FUNCTIONS[plan.schedule](plan.pipeline, plan.receive_buffers):
+        plan, workload = graph.plan, graph.workload
+        waits = SCHEDULE_FUNCTIONS[plan.schedule](plan.pipeline, plan.receive_buffers, plan.virtual_stages)
+        if workload.phase == "generation":
+            size = plan.microbatch_size or workload.batch_size
+            waits += (autoregressive(plan.num_passes, -(-workload.batch_size // plan.data // size)),)
+        for wait in waits:
             earlier = self._moment(wait.after, wait.after_stage)
             self.waits |= {(row, e, wait.lag) for row in self._moment(wait.moment, wait.stage) for e in earlier}
 
@@ -124,18 +165,22 @@ class _Layout:
         before = {row for producer in producers for row in self.feeds[producer]}
         if operator.kind not in _TASKS:
             self.feeds[operator.name] = tuple(sorted(before))
+            self.passes_on[operator.name] = producers
             if operator.kind == "receive":
                 (sender,) = before
-                self.rows[sender] = self.rows[sender]._replace(receiver=index)
+                self.rows[sender] = self.rows[sender]._replace(receiver=index, receiver_stage=operator.stage)
+                self.num_passed += 1
             return
-        row = len(self.rows)
-        self.rows.append(
-            _Row(index, operator.stage, self._stream(operator, producers), -1, operator.kind == "collective")
-        )
+        row, stream = len(self.rows), self._stream(operator, producers)
+        passed = self.num_passed // self.graph.plan.pipeline
+        self.rows.append(_Row(index, operator.stage, stream, -1, -1, _GROUPS.index(operator.group), passed))
         self.feeds[operator.name] = (row,)
         self.waits |= {(row, earlier, 0) for earlier in before}
-        for producer in producers:
+        waiting = list(producers)
+        while waiting:
+            producer = waiting.pop()
             self.takers.setdefault(producer, []).append(row)
+            waiting += self.passes_on.get(producer, ())
 
     def _stream(self, operator: Operator, producers: list[str]) -> int:
         if operator.kind == "transfer":
@@ -148,7 +193,9 @@ class _Layout:
 
     def _moment(self, moment: str, stage: int) -> Sequence[int]:
         """Rows that make up a moment of a stage."""
-        receive, send = f"stage_{stage}.receive", f"stage_{stage}.send"
+        plan = self.graph.plan
+        name = pass_name(stage, plan.pipeline)
+        receive, send = f"{name}.receive", f"{name}.send"
         if moment == SEND:
             return self.feeds[send]
         if moment == RELEASE:
@@ -156,45 +203,65 @@ class _Layout:
         if moment == ENTER:
             return self.takers["split" if stage == 0 else receive]
         if moment == LEAVE:
-            return self.feeds["gather" if stage == self.graph.plan.pipeline - 1 else send]
+            return self.feeds["gather" if stage == plan.num_passes - 1 else send]
         message = f"a stage has no moment {moment!r}"
         raise ValueError(message)
 
 
 def _unfold(layout: _Layout, *, folded: bool) -> Template:
-    """Spread the rows over the slots of their stages, rank by rank; a collective has one for each tensor group."""
+    """Spread the rows over the slots of their stages, rank by rank; a collective has one for each of its groups."""
     plan = layout.graph.plan
-    width, group = (1, 1) if folded else (plan.tensor * plan.data, plan.tensor)
-    operator, stage, stream, receiver, collective = np.array(layout.rows, dtype=np.int64).T
-    count = np.where(collective, width // group, width)
+    width = 1 if folded else plan.stage_devices
+    operator, stage, stream, receiver, receiver_stage, group, passed = np.array(layout.rows, dtype=np.int64).T
+    group_of = _groups(plan, width)[group]  # of each rank, shape (rows, width)
+    count = group_of.max(axis=1) + 1
     first = np.cumsum(count) - count
-    slots, ranks = stage[:, None] * width + np.arange(width), np.arange(width)
+    ranks = np.arange(width)
+    slots = stage[:, None] * width + ranks
     # One entry for each slot of a row, then one for each slot that receives: sort by row, the receivers last.
-    rows = first[:, None] + ranks * count[:, None] // width
+    rows = first[:, None] + group_of
     sends = receiver >= 0
     entry_row = np.concatenate([rows, rows[sends]])
     order = np.argsort(np.concatenate([np.arange(len(count)), np.flatnonzero(sends)]), kind="stable")
-    entry_slot = np.concatenate([slots, slots[sends] + width])
+    entry_slot = np.concatenate([slots, receiver_stage[sends, None] * width + ranks])
     entry_operator = np.repeat(np.concatenate([operator, receiver[sends]])[order], width)
+    members = np.take_along_axis(slots, np.argsort(group_of, axis=1, kind="stable"), axis=1)
     return Template(
         graph=layout.graph,
         slots_per_stage=width,
         operator=np.repeat(operator, count).astype(np.int32),
-        streams=Lists.from_counts(np.repeat(width // count, count), (slots * len(STREAMS) + stream[:, None]).ravel()),
-        waits=_unfold_waits(np.array(sorted(layout.waits), dtype=np.int64).reshape(-1, 3), first, count),
+        streams=Lists.from_counts(np.repeat(width // count, count), (members * len(STREAMS) + stream[:, None]).ravel()),
+        waits=_unfold_waits(np.array(sorted(layout.waits), dtype=np.int64).reshape(-1, 3), first, group_of),
         entry_row=entry_row[order].ravel(),
         entry_slot=entry_slot[order].ravel(),
         entry_operator=entry_operator,
+        passed=np.repeat(passed, count),
     )
 
 
-def _unfold_waits(waits: NDArray[np.int64], first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+def _groups(plan: Plan, width: int) -> NDArray[np.int64]:
+    """Number each rank's group, for each kind of group; one rank that stands for all has number 0."""
+    ranks = np.arange(width)
+    if width == 1:
+        return np.zeros((len(_GROUPS), 1), np.int64)
+    rings = ranks // (plan.tensor * plan.context) * plan.tensor + ranks % plan.tensor
+    return np.stack([ranks, ranks // plan.tensor, rings, ranks // plan.expert])
+
+
+def _unfold_waits(waits: NDArray[np.int64], first: NDArray[np.int64], group_of: NDArray[np.int64]) -> NDArray[np.int64]:
     """Let rank wait for rank; the one row of a group serves all its ranks."""
     row, earlier, lag = waits.T
-    pairs = np.maximum(count[row], count[earlier])
-    spread = np.repeat(np.arange(len(waits)), pairs)
-    rank = np.arange(len(spread)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    row, earlier, lag, pairs = row[spread], earlier[spread], lag[spread], pairs[spread]
-    return np.stack(
-        [first[row] + rank * count[row] // pairs, first[earlier] + rank * count[earlier] // pairs, lag], axis=1
-    )
+    spread = np.stack(
+        np.broadcast_arrays(
+            first[row][:, None] + group_of[row], first[earlier][:, None] + group_of[earlier], lag[:, None]
+        ),
+        axis=-1,
+    ).reshape(-1, 3)
+    if group_of.shape[1] == 1:
+        return spread
+    # As whole numbers in one column, which sort far faster than rows do.
+    span, lags = int(first[-1]) + group_of.shape[1], int(lag.max(initial=0)) + 1
+    keys = np.unique((spread[:, 0] * span + spread[:, 1]) * lags + spread[:, 2])
+    pairs, lag = np.divmod(keys, lags)
+    row, earlier = np.divmod(pairs, span)
+    return np.stack([row, earlier, lag], axis=1)

@@ -116,8 +116,9 @@ _PARTS: dict[str, Callable[[object, Path, Faults], object]] = {
 
 
 def _path(name: Any, folder: Path) -> str:
-    """A preset's name as it is, a path relative to the file that names it."""
-    return str(folder / name) if str(name).endswith((".toml", ".json")) else str(name)
+    """A preset's name as it is; a file, or a folder that is there, relative to the file that names it."""
+    is_path = str(name).endswith((".toml", ".json")) or (folder / str(name)).is_dir()
+    return str(folder / name) if is_path else str(name)
 
 
 def scenario_to_table(scenario: Scenario) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from perfsim import html
 from perfsim.errors import Faults, InputError, did_you_mean
+from perfsim.spec.compatibility import check_together
 from perfsim.spec.hardware import Accelerator, Cluster, Efficiency, NetworkTier
 from perfsim.spec.model import Model
-from perfsim.spec.plan import Plan
+from perfsim.spec.plan import RANK_ORDER, Plan
 from perfsim.spec.workload import Workload
 
 __all__ = ["Scenario", "changed_parts", "field_path", "replace_nested"]
@@ -20,13 +22,20 @@ _PARTS = {"cluster": Cluster, "model": Model, "plan": Plan, "workload": Workload
 _INSIDE = {"cluster.accelerator": Accelerator, "cluster.efficiency": Efficiency, "cluster.tiers.0": NetworkTier}
 """Where fields of fields stand."""
 
+_QUANTIZED = {
+    "fp8": ("fp8", False), "fp8_block": ("fp8_block", False), "int8": ("int8", False), "int4": ("int4", True),
+    "mxfp4": ("fp4", True), "nvfp4": ("fp4", False),
+}  # fmt: skip
+"""How quantised weights are stored, and whether activations are left as they are."""
+
 
 @dataclass(frozen=True)
 class Scenario:
     """WHAT is simulated.
 
-    Tensor ranks are numbered fastest, then replicas, then stages: the devices of stage ``s`` and replica ``r`` are
-    ``(s * data + r) * tensor`` and the next ``tensor - 1``.
+    Tensor ranks are numbered fastest, then context ranks, then replicas, then stages: the devices of stage ``s`` and
+    replica ``r`` are ``(s * data + r) * context * tensor`` and the next ``context * tensor - 1``. Where in the cluster
+    they sit is said by ``plan.rank_order``.
 
     Attributes
     ----------
@@ -55,7 +64,7 @@ class Scenario:
         whole = [faults.instance(name, getattr(self, name), kind) for name, kind in _PARTS.items()]
         faults.raise_if_any()
         if all(whole):
-            _check_together(self, faults)
+            check_together(self, faults)
         faults.raise_if_any()
 
     @property
@@ -93,26 +102,163 @@ class Scenario:
 
     @cached_property
     def layers_per_stage(self) -> tuple[int, ...]:
-        """Number of layers of each stage."""
+        """Number of layers of each stage; with virtual stages, of each pass through each stage."""
         if self.plan.layers_per_stage is not None:
             return self.plan.layers_per_stage
-        even, rest = divmod(self.model.num_hidden_layers, self.plan.pipeline)
-        return tuple(even + (stage < rest) for stage in range(self.plan.pipeline))
+        even, rest = divmod(self.model.num_hidden_layers, self.plan.num_passes)
+        return tuple(even + (stage < rest) for stage in range(self.plan.num_passes))
 
     def stage_layers(self, stage: int) -> range:
-        """Indices of the layers of a stage."""
+        """Indices of the layers of a stage; with virtual stages, of one pass: pass 0 of all stages comes first."""
         first = sum(self.layers_per_stage[:stage])
         return range(first, first + self.layers_per_stage[stage])
 
     def tensor_group(self, stage: int, replica: int) -> range:
-        """Devices that share the layers of a stage in one replica."""
-        first = (stage * self.plan.data + replica) * self.plan.tensor
+        """Devices that share the matrices of a stage's layers, in one replica (of one context rank, counted on)."""
+        first = stage * self.plan.stage_devices + replica * self.plan.tensor
         return range(first, first + self.plan.tensor)
 
     def stage_devices(self, stage: int) -> range:
         """Devices of a stage, of all replicas."""
-        width = self.plan.data * self.plan.tensor
+        width = self.plan.stage_devices
         return range(stage * width, (stage + 1) * width)
+
+    def group_devices(self, kind: str, stage: int) -> list[range]:
+        """Devices of each group of a stage that carries out collectives together.
+
+        Parameters
+        ----------
+        kind : str
+            ``tensor``, ``context`` or ``expert``.
+        stage : int
+
+        Examples
+        --------
+        >>> import perfsim
+        >>> plan = perfsim.Plan(tensor=2, context=2, data=2)
+        >>> scenario = perfsim.load_scenario("seed-improved").with_(plan=plan)
+        >>> scenario.group_devices("context", 0)
+        [range(0, 3, 2), range(1, 4, 2), range(4, 7, 2), range(5, 8, 2)]
+        """
+        plan, base = self.plan, stage * self.plan.stage_devices
+        size, step = {"tensor": (plan.tensor, 1), "context": (plan.context, plan.tensor), "expert": (plan.expert, 1)}[
+            kind
+        ]
+        ranks = [rank for rank in range(plan.stage_devices) if rank // step % size == 0]
+        return [range(base + rank, base + rank + (size - 1) * step + 1, step) for rank in ranks]
+
+    def place_of(self, device: int) -> int:
+        """Device of the cluster on which a rank of the plan runs, by the plan's order of ranks.
+
+        Examples
+        --------
+        >>> import perfsim
+        >>> scenario = perfsim.load_scenario("seed-improved")
+        >>> scattered = scenario.with_(rank_order=("pipeline", "tensor", "context", "data"))
+        >>> [scattered.place_of(device) for device in (0, 1, 8)]
+        [0, 2, 1]
+        """
+        plan = self.plan
+        if plan.rank_order == RANK_ORDER:
+            return device
+        sizes = {"tensor": plan.tensor, "context": plan.context, "data": plan.data, "pipeline": plan.pipeline}
+        coordinates = {}
+        for name in RANK_ORDER:
+            device, coordinates[name] = divmod(device, sizes[name])
+        place, step = 0, 1
+        for name in plan.rank_order:
+            place += coordinates[name] * step
+            step *= sizes[name]
+        return place
+
+    def span(self, devices: range) -> tuple[int, ...]:
+        """Members of a group of ranks at each network tier, where the plan puts them."""
+        if self.plan.rank_order == RANK_ORDER:
+            return self.cluster.span(devices)
+        return self.cluster.span([self.place_of(device) for device in devices])
+
+    def segment(self, stage: int) -> Cluster:
+        """The part of the cluster, of one kind of device, on which a stage runs."""
+        return self.cluster.segment_of(self.place_of(self.stage_devices(stage)[0]))
+
+    @cached_property
+    def peak_flop_per_s(self) -> float:
+        """Dense matrix peak of all devices of the plan, in the data type of the linear layers."""
+        dtype = self.linear_precision[0].removesuffix("_block")
+        peaks = (self.segment(stage).accelerator.peak_flop_per_s[dtype] for stage in range(self.plan.pipeline))
+        return self.plan.stage_devices * sum(peaks)
+
+    @cached_property
+    def linear_precision(self) -> tuple[str, str | None, bool]:
+        """Data type in which linear layers multiply, that of their weights where it is another, and static scales.
+
+        One scale a tensor is known from the checkpoint, so activations come quantised from the kernel before; scales of
+        blocks are computed as they come.
+        """
+        return self._precision(self.model.quantization)
+
+    @cached_property
+    def attention_precision(self) -> tuple[str, str | None, bool]:
+        """The same for the projections of attention."""
+        own = self.model.attention_quantization
+        return self._precision(self.model.quantization if own is None else own)
+
+    @cached_property
+    def expert_precision(self) -> tuple[str, str | None, bool]:
+        """The same for routed experts."""
+        own = self.model.expert_quantization
+        return self._precision(self.model.quantization if own is None else own)
+
+    def _precision(self, quantization: str) -> tuple[str, str | None, bool]:
+        """Multiply as the weights are stored where every device can; else unpack them to the activations' type."""
+        if quantization == "none" or self.workload.dtype is not None:
+            return self.dtype, None, False
+        dtype, weights_only = _QUANTIZED[quantization]
+        peak = "fp8" if dtype == "fp8_block" else dtype
+        segments = self.cluster.segments or (self.cluster,)
+        if not weights_only and all(peak in segment.accelerator.peak_flop_per_s for segment in segments):
+            return dtype, None, dtype != "fp8_block"
+        return self.dtype, peak, False
+
+    @property
+    def title(self) -> str:
+        """What runs where and how, in one line."""
+        plan, workload = self.plan, self.workload
+        new = f", {workload.output_length} new ones each" if workload.phase == "generation" else ""
+        return (
+            f"{self.model.name} on {plan.num_devices} x {self.cluster.accelerator.name}, {plan.label}, "
+            f"{workload.phase} of {workload.batch_size} x {workload.sequence_length} tokens{new}"
+        )
+
+    def __str__(self) -> str:
+        return self.title
+
+    def __repr__(self) -> str:
+        return f"<Scenario {self}>"
+
+    def _repr_html_(self) -> str:
+        return html.card(f"Scenario: {self.title}", html.facts(self._facts()))
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """Names and values for people."""
+        plan, workload = self.plan, self.workload
+        yield "Cluster", str(self.cluster)
+        yield "Model", str(self.model)
+        stages = f"{plan.pipeline} stage{'s' if plan.pipeline > 1 else ''} of {plan.stage_devices} devices"
+        layers = sorted(set(self.layers_per_stage))
+        yield "Plan", f"{plan.label}: {stages}, {' or '.join(map(str, layers))} layers in each"
+        copies = f" in each of {plan.data} replicas" if plan.data > 1 else ""
+        yield (
+            "Microbatches",
+            f"{self.num_microbatches:,} of {self.microbatch_size:,} sequences{copies}, {plan.schedule}",
+        )
+        mask = "causal" if workload.causal else "all pairs of tokens"
+        kept = "kept" if workload.keep_kv_cache else "dropped"
+        size = f"{workload.batch_size:,} sequences of {workload.sequence_length:,} tokens"
+        yield "Workload", f"{workload.phase} of {size}, {mask}, KV cache {kept}"
+        linear, weights, _ = self.linear_precision
+        stored = f", weights in {weights}" if weights else ""
+        yield "Data types", f"linear layers {linear}{stored}, activations {self.dtype}, KV cache {self.kv_dtype}"
 
     def with_(self, **changes: Any) -> Scenario:
         """Make a changed copy.
@@ -232,45 +378,3 @@ def field_path(name: str, faults: Faults) -> str | None:
         way_out = f"write {inside[0]}.{name}" if inside else did_you_mean(name, known)
         faults.add(name, "...", "is not a field of a scenario", way_out)
     return None
-
-
-def _check_together(scenario: Scenario, faults: Faults) -> None:
-    """Record what the parts of a scenario do not allow of each other."""
-    cluster, model, plan, workload = scenario.cluster, scenario.model, scenario.plan, scenario.workload
-    if plan.num_devices > cluster.num_devices:
-        faults.add(
-            "plan", f"{plan.tensor} tensor x {plan.pipeline} pipeline x {plan.data} data = {plan.num_devices} devices",
-            f"must be at most the {cluster.num_devices} devices of the cluster",
-            f"use smaller degrees, or a cluster with num_devices={plan.num_devices}",
-        )  # fmt: skip
-    for name, size in (
-        ("num_attention_heads", model.num_attention_heads),
-        ("num_key_value_heads", model.kv_heads),
-        ("intermediate_size", model.intermediate_size),
-        ("hidden_size", model.hidden_size),
-    ):
-        if size % plan.tensor:
-            legal = [str(d) for d in range(1, min(size, cluster.num_devices) + 1) if size % d == 0]
-            faults.add(
-                "plan.tensor", plan.tensor, f"must divide model.{name} = {size}", f"use one of {', '.join(legal)}"
-            )
-    if plan.pipeline > model.num_hidden_layers:
-        faults.add(
-            "plan.pipeline", plan.pipeline, f"must be at most the {model.num_hidden_layers} layers of the model",
-            "each stage needs a layer",
-        )  # fmt: skip
-    elif plan.layers_per_stage is not None and sum(plan.layers_per_stage) != model.num_hidden_layers:
-        faults.add(
-            "plan.layers_per_stage", list(plan.layers_per_stage),
-            f"must add up to the {model.num_hidden_layers} layers of the model",
-        )  # fmt: skip
-    if workload.batch_size % plan.data:
-        faults.add(
-            "workload.batch_size", workload.batch_size, f"must be a multiple of plan.data = {plan.data}",
-            "every replica takes an equal share",
-        )  # fmt: skip
-    if scenario.dtype not in cluster.accelerator.peak_flop_per_s:
-        known = ", ".join(cluster.accelerator.peak_flop_per_s)
-        faults.add(
-            "workload.dtype", scenario.dtype, f"must be a dtype that {cluster.accelerator.name} multiplies in ({known})"
-        )

@@ -44,6 +44,8 @@ class FrozenDict(dict[str, Any]):
     """
 
     _hash: int | None = None
+    _is_deep = False
+    """Whether `freeze` has made it, so that nothing inside can change either and copies may share it."""
 
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         message = "this mapping is frozen; make a changed copy with dataclasses.replace"
@@ -74,8 +76,12 @@ def freeze(value: Any) -> Any:
     """
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
+    if isinstance(value, FrozenDict) and value._is_deep:  # noqa: SLF001
+        return value
     if isinstance(value, Mapping):
-        return FrozenDict({key: freeze(item) for key, item in value.items()})
+        frozen = FrozenDict({key: freeze(item) for key, item in value.items()})
+        frozen._is_deep = True  # noqa: SLF001
+        return frozen
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return tuple(freeze(item) for item in value)
     return value

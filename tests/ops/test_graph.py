@@ -227,9 +227,9 @@ def test_flop_of_the_seed_model_are_the_designs(seeds):
 
 
 @given(data=st.data())
-def test_flop_and_parameters_of_any_scenario_equal_the_closed_form(data, small_scenarios):
+def test_flop_and_parameters_of_any_plain_scenario_equal_the_closed_form(data, plain_scenarios):
     """Ragged batches and one-token prompts included: a prompt of one token attends to itself."""
-    scenario = data.draw(small_scenarios)
+    scenario = data.draw(plain_scenarios)
     if scenario.workload.sequence_length == 1:
         scenario = scenario.with_(causal=False)
     assert count(scenario) == closed_form(scenario.model, scenario.workload)
@@ -371,7 +371,7 @@ def test_every_field_of_operators_and_edges_is_checked(refused, graph, name, wro
     table = json.loads(alone.to_json())
     for part in ("operators", "edges"):
         for field, place, key in leaves(table[part], f"graph.{part}"):
-            if key == "causal" and wrong is True:
+            if key in {"causal", "latent", "static_scales", "tied"} and wrong is True:
                 continue
             before, place[key] = place[key], wrong
             (fault,) = refused(OperatorGraph.from_json, json.dumps(table))

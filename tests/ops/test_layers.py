@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from perfsim.ops.layers import PARTIAL, REPLICATED, SHARDED, Slot, Tokens, Weight, layer_operators
-from perfsim.spec.model import Model
+from perfsim.ops.layers import layer_operators
+from perfsim.ops.slots import PARTIAL, REPLICATED, SHARDED, Precision, Sharding, Slot, Tokens, Weight
+from perfsim.spec.model import LayerKind, Model
 
 PARALLEL = (
     "attention_norm", "qkv_proj", "attention", "output_proj", "attention_all_reduce", "attention_residual",
@@ -17,6 +18,11 @@ GQA = Model(
 TOKENS = Tokens(3, 10, 10, causal=True, dtype="bf16", kv_dtype="bf16")
 
 
+def shared(tensor):
+    """Give the sharding of a tensor group."""
+    return Sharding(Precision("bf16"), Precision("bf16"), Precision("bf16"), tensor=tensor, tensor_span=(tensor,))
+
+
 @pytest.fixture(params=[1, 2, 4])
 def tensor(request):
     """Give each tensor degree in turn."""
@@ -26,7 +32,7 @@ def tensor(request):
 @pytest.fixture
 def layer(tensor):
     """Give the operators of a layer by name."""
-    return {operator.op: operator for operator in layer_operators(GQA, TOKENS, tensor, (tensor,))}
+    return {operator.op: operator for operator in layer_operators(GQA, LayerKind(), TOKENS, shared(tensor))}
 
 
 def test_a_layer_has_every_operator_in_order(layer, tensor):
@@ -49,7 +55,7 @@ def test_the_projection_of_q_k_and_v_has_three_outputs(layer, tensor):
     assert [(slot.name, slot.width, slot.placement) for slot in qkv.outputs] == [
         ("q", 8 * 24, SHARDED), ("k", 4 * 24, SHARDED), ("v", 4 * 24, SHARDED),
     ]  # fmt: skip
-    assert qkv.weight == Weight((64, 16 * 24), shard_axis=1)
+    assert qkv.weight == Weight((64, 16 * 24), shard_axis=1, device_shape=(64, 16 * 24 // tensor))
     assert (qkv.work.m, qkv.work.k, qkv.work.n) == (30, 64, 16 * 24 // tensor)
 
 
@@ -66,7 +72,7 @@ def test_row_parallel_matrices_take_a_shard_and_give_a_partial_sum(layer, tensor
     matrix = layer[op]
     assert [slot.placement for slot in matrix.inputs] == [SHARDED]
     assert [slot.placement for slot in matrix.outputs] == [PARTIAL if tensor > 1 else REPLICATED]
-    assert matrix.weight == Weight((width, 64), shard_axis=0)
+    assert matrix.weight == Weight((width, 64), shard_axis=0, device_shape=(width // tensor, 64))
     assert (matrix.work.m, matrix.work.k, matrix.work.n) == (30, width // tensor, 64)
 
 
@@ -87,9 +93,9 @@ def test_residuals_add_what_came_in(layer):
 def test_weights_add_up_to_the_parameters_of_a_layer(layer, tensor):
     """Whole matrices to the model's, shards and norms to a rank's."""
     weights = [operator.weight for operator in layer.values() if operator.weight]
-    assert sum(weight.count for weight in weights) == GQA.parameters_per_layer
+    assert sum(weight.count for weight in weights) == GQA.layer_parameters(GQA.layers[0])
     matrices = 64 * 16 * 24 + 8 * 24 * 64 + 2 * 64 * 160
-    assert sum(weight.device_count(tensor) for weight in weights) == matrices // tensor + 2 * 64
+    assert sum(weight.device_count for weight in weights) == matrices // tensor + 2 * 64
 
 
 def test_the_flop_of_a_rank_are_a_share_of_the_layers(layer, tensor):
@@ -122,19 +128,19 @@ def test_all_reduces_carry_the_whole_hidden_state(layer, tensor):
 def test_sizes_may_be_arrays():
     """A sweep lists a layer once for all its points."""
     sequences, length = np.array([1, 3, 5]), np.array([[10], [20]])
-    swept = layer_operators(GQA, Tokens(sequences, length, length, causal=True, dtype="bf16", kv_dtype="fp8"), 2, (2,))
+    many = Tokens(sequences, length, length, causal=True, dtype="bf16", kv_dtype="fp8")
+    swept = layer_operators(GQA, LayerKind(), many, shared(2))
     for row, tokens in enumerate((10, 20)):
         for column, count in enumerate((1, 3, 5)):
-            one = layer_operators(
-                GQA, Tokens(count, tokens, tokens, causal=True, dtype="bf16", kv_dtype="fp8"), 2, (2,)
-            )
-            for many, single in zip(swept, one, strict=True):
+            single = Tokens(count, tokens, tokens, causal=True, dtype="bf16", kv_dtype="fp8")
+            one = layer_operators(GQA, LayerKind(), single, shared(2))
+            for whole, part in zip(swept, one, strict=True):
                 for name in ("flop", "read_bytes", "written_bytes"):
-                    value = np.broadcast_to(getattr(many.work, name), (2, 3))[row, column]
-                    assert value == getattr(single.work, name)
+                    value = np.broadcast_to(getattr(whole.work, name), (2, 3))[row, column]
+                    assert value == getattr(part.work, name)
 
 
 @pytest.mark.parametrize(("placement", "width"), [(REPLICATED, 12), (SHARDED, 3), (PARTIAL, 12)])
 def test_a_rank_holds_a_share_only_of_what_is_sharded(placement, width):
     """A partial sum is as wide as the sum."""
-    assert Slot("x", 12, placement).device_width(4) == width
+    assert Slot("x", 12, placement).width_on(4) == width

@@ -73,9 +73,9 @@ def test_a_device_sends_all_but_its_own_part_however_the_group_is_spread(op, spa
     assert sum(work.wire_bytes) == pytest.approx(240 * (1 - 1 / work.group_size), rel=1e-12)
 
 
-def test_four_bits_are_half_a_byte():
-    """Two elements in one."""
-    assert MatMul(m=2, n=4, k=8, dtype="fp4").weight_bytes == 4 * 8 / 2
+def test_four_bits_and_their_scale_are_half_a_byte_and_a_sixteenth():
+    """Two elements in one byte, and eight bits more for sixteen."""
+    assert MatMul(m=2, n=4, k=8, dtype="fp4").weight_bytes == 4 * 8 / 2 + 4 * 8 / 16
 
 
 def test_a_transfer_reads_and_writes_its_payload():

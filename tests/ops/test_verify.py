@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfsim.ops.build import operator_graph
-from perfsim.ops.layers import REPLICATED, SHARDED
 from perfsim.ops.nodes import Edge
+from perfsim.ops.slots import REPLICATED, SHARDED
+from tests.ops.mutations import bridge, change, change_input, change_output, drop, feed
 
 replace = dataclasses.replace
 CHECKS = ["acyclic", "connected", "dimensions", "balance", "structure"]
@@ -19,49 +20,6 @@ CHECKS = ["acyclic", "connected", "dimensions", "balance", "structure"]
 def graph(improved):
     """Give the graph of the improved seed plan."""
     return operator_graph(improved)
-
-
-def change(graph, name, **fields):
-    """Change fields of one operator."""
-    return replace(graph, operators=tuple(replace(o, **fields) if o.name == name else o for o in graph))
-
-
-def change_output(graph, name, number=0, **fields):
-    """Change an output of an operator, and the inputs that it feeds likewise, so that the edges still agree."""
-    tensor = replace(graph[name].outputs[number], **fields)
-    outputs = tuple(tensor if i == number else old for i, old in enumerate(graph[name].outputs))
-    graph = change(graph, name, outputs=outputs)
-    for edge in graph.edges:
-        if (edge.producer, edge.output) == (name, number):
-            graph = change_input(graph, edge.consumer, edge.input, **fields)
-    return graph
-
-
-def change_input(graph, name, number=0, **fields):
-    """Change an input of an operator."""
-    inputs = tuple(replace(old, **fields) if i == number else old for i, old in enumerate(graph[name].inputs))
-    return change(graph, name, inputs=inputs)
-
-
-def feed(graph, name, number, producer, output=0):
-    """Feed an input of an operator from elsewhere."""
-    edges = (e for e in graph.edges if (e.consumer, e.input) != (name, number))
-    return replace(graph, edges=(*edges, Edge(producer, output, name, number)))
-
-
-def drop(graph, *names):
-    """Remove operators with their edges."""
-    operators = tuple(operator for operator in graph if operator.name not in names)
-    edges = tuple(edge for edge in graph.edges if edge.producer not in names and edge.consumer not in names)
-    return replace(graph, operators=operators, edges=edges)
-
-
-def bridge(graph, name):
-    """Remove an operator and lead its only input to where its output went."""
-    (source,) = (edge for edge in graph.edges if edge.consumer == name)
-    moved = [replace(e, producer=source.producer, output=source.output) for e in graph.edges if e.producer == name]
-    left = drop(graph, name)
-    return replace(left, edges=(*left.edges, *moved))
 
 
 def layer_names(graph, layer):
@@ -403,13 +361,12 @@ def test_the_seeds_pass(seed):
 
 @given(data=st.data())
 def test_every_legal_scenario_passes_but_for_balance(data, small_scenarios):
-    """What perfsim makes is sound; only the layers of its stages may differ."""
+    """What perfsim makes is sound; only the FLOP of its stages may differ, by their layers and the head."""
     scenario = data.draw(small_scenarios)
-    even = len(set(scenario.layers_per_stage)) == 1
     for size in set(scenario.microbatch_sizes):
         report = operator_graph(scenario, size).verify()
         failed = [check.name for check in report.checks if not check.passed]
-        assert failed in ([], [] if even else ["balance"])
+        assert failed in ([], ["balance"] if scenario.plan.pipeline > 1 else [])
 
 
 def test_the_evidence_counts_what_was_checked(graph):

@@ -1,5 +1,6 @@
 """Expansion: a template repeated by array operations equals one that is laid out microbatch by microbatch."""
 
+from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ def template_of(streams, waits, slots=2):
     """Make a template that is not of any model."""
     none = np.empty(0, np.int64)
     return Template(
-        graph=SimpleNamespace(plan=SimpleNamespace(pipeline=1, num_devices=slots)),
+        graph=SimpleNamespace(plan=SimpleNamespace(pipeline=1, virtual_stages=1, num_devices=slots)),
         slots_per_stage=slots,
         operator=np.zeros(len(streams), np.int32),
         streams=Lists.of(streams),
@@ -28,6 +29,7 @@ def template_of(streams, waits, slots=2):
         entry_row=none,
         entry_slot=none,
         entry_operator=none,
+        passed=np.zeros(len(streams), np.int64),
     )
 
 
@@ -43,19 +45,26 @@ def templates(draw):
     return template_of(streams, waits, slots)
 
 
+def in_order(template, count):
+    """Give microbatch and row of every task: a round goes through all stages before it comes again."""
+    tasks = [(microbatch, row) for microbatch in range(count) for row in range(template.num_rows)]
+    return sorted(tasks, key=lambda task: (task[0] // template.round_size, template.passed[task[1]], *task))
+
+
 def naive(template, duration_ps, variant):
     """Lay out all microbatches in plain Python."""
-    rows = template.num_rows
+    tasks = in_order(template, len(variant))
+    place = {task: index for index, task in enumerate(tasks)}
+    waits = defaultdict(list)
+    for waiting, earlier, lag in template.waits.tolist():
+        waits[waiting].append((earlier, lag))
     durations, streams, dependencies = [], [], []
-    for microbatch, size in enumerate(variant):
-        for row in range(rows):
-            durations.append(int(duration_ps[size][row]))
-            streams.append(template.streams[row].tolist())
-            dependencies.append(sorted({
-                int(earlier) + (microbatch - int(lag)) * rows
-                for waiting, earlier, lag in template.waits
-                if waiting == row and lag <= microbatch
-            }))  # fmt: skip
+    for microbatch, row in tasks:
+        durations.append(int(duration_ps[variant[microbatch]][row]))
+        streams.append(template.streams[row].tolist())
+        dependencies.append(
+            sorted({place[microbatch - lag, earlier] for earlier, lag in waits[row] if lag <= microbatch})
+        )
     return durations, streams, dependencies
 
 
@@ -69,8 +78,11 @@ def assert_same(template, duration_ps, variant):
     assert [graph.predecessors[i].tolist() for i in range(graph.num_tasks)] == [
         plain.predecessors[i].tolist() for i in range(graph.num_tasks)
     ]
-    assert graph.label.tolist() == [row for _ in variant for row in range(template.num_rows)]
-    assert graph.microbatch.tolist() == [k for k in range(len(variant)) for _ in range(template.num_rows)]
+    tasks = in_order(template, len(variant))
+    assert graph.label.tolist() == [row for _, row in tasks]
+    assert graph.microbatch.tolist() == [microbatch for microbatch, _ in tasks]
+    where = template.locate(np.arange(len(tasks)))
+    assert [column.tolist() for column in where] == [list(column) for column in zip(*tasks, strict=True)]
     ends = run_compiled(plain).tolist()
     assert run_compiled(graph).tolist() == run_simpy(graph).tolist() == ends
 

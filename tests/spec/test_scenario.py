@@ -24,20 +24,18 @@ def test_more_devices_than_the_cluster_has_are_refused(refused, improved):
 
 def test_heads_that_the_tensor_degree_does_not_divide_are_refused(refused, improved):
     """The legal degrees are the way out."""
-    (fault,) = refused(improved.with_, tensor=8, num_attention_heads=12, num_key_value_heads=4, intermediate_size=8)[
-        :-1
-    ]
+    (fault,) = refused(improved.with_, tensor=8, num_attention_heads=12, num_key_value_heads=4, intermediate_size=24)
     assert (fault.field, fault.value) == ("plan.tensor", 8)
     assert "num_attention_heads = 12" in fault.allowed
-    assert fault.way_out == "use one of 1, 2, 3, 4, 6, 12"
+    assert fault.way_out == "use one of 1, 2, 4, 12"
 
 
 @pytest.mark.parametrize(
     ("tensor", "changes", "field"),
     [
-        (8, {"num_key_value_heads": 4}, "num_key_value_heads = 4"),
+        (8, {"num_attention_heads": 24, "num_key_value_heads": 3}, "num_key_value_heads = 3"),
         (8, {"intermediate_size": 1004}, "intermediate_size = 1004"),
-        (8, {"hidden_size": 8196}, "hidden_size = 8196"),
+        (8, {"hidden_size": 8196, "scatter_gather": True}, "hidden_size = 8196"),
         (
             5,
             {"num_attention_heads": 1, "num_key_value_heads": 1, "hidden_size": 5, "intermediate_size": 5},
@@ -46,10 +44,17 @@ def test_heads_that_the_tensor_degree_does_not_divide_are_refused(refused, impro
     ],
 )
 def test_every_size_that_ranks_share_must_be_divisible(refused, improved, tensor, changes, field):
-    """KV heads, the MLP's width and the hidden size too."""
-    faults = refused(improved.with_, tensor=tensor, **changes)
-    assert all(fault.field == "plan.tensor" and fault.way_out for fault in faults)
-    assert any(field in fault.allowed for fault in faults)
+    """KV heads of which ranks have neither shares nor copies, the MLP's width, the hidden size where it is shared."""
+    (fault,) = refused(improved.with_, tensor=tensor, **changes)
+    assert fault.field == "plan.tensor"
+    assert fault.way_out
+    assert field in fault.allowed
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4, 8, 16])
+def test_ranks_beyond_the_heads_of_k_and_v_hold_copies(improved, kv_heads):
+    """So grouped heads may be fewer than ranks."""
+    assert improved.with_(num_key_value_heads=kv_heads).plan.tensor == 8
 
 
 def test_more_stages_than_layers_are_refused(refused, improved):
@@ -258,13 +263,17 @@ def test_parts_of_a_scenario_are_partitions(data, small_scenarios):
     scenario = data.draw(small_scenarios)
     plan = scenario.plan
     stages = range(plan.pipeline)
-    assert [layer for stage in stages for layer in scenario.stage_layers(stage)] == [
-        *range(scenario.model.num_hidden_layers)
-    ]
+    layers = [layer for number in range(plan.num_passes) for layer in scenario.stage_layers(number)]
+    assert layers == [*range(scenario.model.num_hidden_layers)]
     assert [device for stage in stages for device in scenario.stage_devices(stage)] == [*range(plan.num_devices)]
     for stage in stages:
-        groups = [device for replica in range(plan.data) for device in scenario.tensor_group(stage, replica)]
-        assert groups == [*scenario.stage_devices(stage)]
+        groups = [scenario.tensor_group(stage, number) for number in range(plan.data * plan.context)]
+        assert groups == scenario.group_devices("tensor", stage)
+        for kind in ("tensor", "context", "expert"):
+            members = [device for group in scenario.group_devices(kind, stage) for device in group]
+            assert sorted(members) == [*scenario.stage_devices(stage)]
+            assert {len(group) for group in scenario.group_devices(kind, stage)} == {getattr(plan, kind)}
+    assert sorted(map(scenario.place_of, range(plan.num_devices))) == [*range(plan.num_devices)]
     assert sum(scenario.microbatch_sizes) * plan.data == scenario.workload.batch_size
 
 

@@ -135,3 +135,14 @@ def test_a_dataclass_that_may_be_missing_is_built_from_its_table():
     faults = Faults("pot")
     assert build(Pot, {"leaf": {"sise": 3}}, faults) is None
     assert {"pot.leaf.sise", "pot.leaf.size"} <= {fault.field for fault in faults.found}
+
+
+def test_what_is_frozen_is_frozen_once():
+    """Copies share it, with its hash; what only looks frozen is frozen at every depth first."""
+    frozen = freeze({"a": [1, {"b": 2}]})
+    assert freeze(frozen) is frozen
+    assert freeze({"inside": frozen})["inside"] is frozen
+    shallow = FrozenDict(a=[1, {"b": 2}])
+    assert freeze(shallow) is not shallow
+    assert hash(freeze(shallow)) == hash(frozen)
+    assert pickle.loads(pickle.dumps(frozen)) == frozen  # noqa: S301
