@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from perfsim import html
 from perfsim.conditions import Conditions, check_conditions, disturbances_of
 from perfsim.errors import Faults
 from perfsim.ops.flop import closed_form_flop
 from perfsim.ops.graph import OperatorGraph
-from perfsim.report import frames, load_balance, memory_report, uncertainty
+from perfsim.report import critical, frames, load_balance, memory_report, uncertainty
+from perfsim.report.breakdown import time_by_kind
 from perfsim.report.lanes import Run
 from perfsim.schedule.program import Program, make_program
 from perfsim.sim.timeline import Timeline
@@ -123,13 +130,39 @@ class Result:
 
     @property
     def tokens_per_s(self) -> float:
-        """Computed tokens of the whole batch over the makespan."""
+        """Computed tokens of the whole batch over the makespan; of a generation the tokens that it gives."""
         return self.scenario.workload.tokens / self.makespan_s
 
     @cached_property
     def first_sequence_s(self) -> float:
         """Seconds until the first microbatch, and with it the first sequence, has left the last stage."""
         return float(seconds(self.run.end_ps[0].max()))
+
+    @cached_property
+    def ttft_s(self) -> float:
+        """Mean seconds until a sequence has its first token: its microbatch leaves the last stage. Not of decode."""
+        if self.scenario.workload.phase == "decode":
+            return math.nan
+        return self._mean_over_sequences(self._left_s[: self.scenario.num_microbatches])
+
+    @cached_property
+    def tpot_s(self) -> float:
+        """Mean seconds between the tokens of a sequence: a whole step of decode; missing where one token is all."""
+        workload = self.scenario.workload
+        if workload.phase == "decode":
+            return self.makespan_s
+        if workload.output_length == 1:
+            return math.nan
+        last_s = self._left_s[-self.scenario.num_microbatches :]
+        return (self._mean_over_sequences(last_s) - self.ttft_s) / (workload.output_length - 1)
+
+    @property
+    def _left_s(self) -> NDArray[np.float64]:
+        """When each microbatch has left the last stage."""
+        return seconds(self.run.end_ps.max(axis=1))
+
+    def _mean_over_sequences(self, left_s: NDArray[np.float64]) -> float:
+        return float(np.average(left_s, weights=self.scenario.microbatch_sizes))
 
     @property
     def mfu(self) -> float:
@@ -143,8 +176,7 @@ class Result:
 
     def _mfu(self, causal: bool) -> float:
         workload = dataclasses.replace(self.scenario.workload, causal=causal)
-        peak = self.scenario.cluster.accelerator.peak_flop_per_s[self.scenario.dtype]
-        available = self.makespan_s * self.scenario.plan.num_devices * peak
+        available = self.makespan_s * self.scenario.peak_flop_per_s
         return closed_form_flop(self.scenario.model, workload) / available
 
     @property
@@ -218,6 +250,16 @@ class Result:
         """The executions that determine the makespan; see `perfsim.report.frames.critical_path_frame`."""
         return frames.critical_path_frame(self.run)
 
+    @cached_property
+    def critical_path_composition(self) -> pd.Series:
+        """Seconds of the makespan by what they are spent on; see `perfsim.report.critical.composition`."""
+        return critical.composition(self.run)
+
+    @cached_property
+    def slack(self) -> pd.DataFrame:
+        """One row an operator; see `perfsim.report.critical.slack_frame`."""
+        return critical.slack_frame(self.run)
+
     @property
     def summary(self) -> pd.Series:
         """The main figures."""
@@ -229,6 +271,7 @@ class Result:
                 "makespan_s": self.makespan_s,
                 "tokens_per_s": self.tokens_per_s,
                 "first_sequence_s": self.first_sequence_s,
+                **{name: value for name in ("ttft_s", "tpot_s") if not math.isnan(value := getattr(self, name))},
                 "mfu": self.mfu,
                 "mfu_full_attention": self.mfu_full_attention,
                 "bubble_fraction": self.bubble_fraction,
@@ -247,24 +290,48 @@ class Result:
         low, high = self.makespan_range_s
         return f" (80 % range {format_seconds(low)} to {format_seconds(high)})" if low < high else ""
 
+    def _latency_text(self) -> str:
+        if self.scenario.workload.phase != "generation":
+            return ""
+        tpot = "" if math.isnan(self.tpot_s) else f", TPOT {format_seconds(self.tpot_s)}"
+        return f", TTFT {format_seconds(self.ttft_s)}{tpot}"
+
     def __str__(self) -> str:
-        plan, workload = self.scenario.plan, self.scenario.workload
         return "\n".join(
             [
-                f"{self.scenario.model.name} on {plan.num_devices} x {self.scenario.cluster.accelerator.name}, "
-                f"TP{plan.tensor} x PP{plan.pipeline} x DP{plan.data} {plan.schedule}, "
-                f"{workload.phase} of {workload.batch_size} x {workload.sequence_length} tokens",
+                self.scenario.title,
                 f"makespan {format_seconds(self.makespan_s)}{self._range_text()}, {self.tokens_per_s:,.0f} tokens/s, "
-                f"first sequence after {format_seconds(self.first_sequence_s)}",
+                f"first sequence after {format_seconds(self.first_sequence_s)}{self._latency_text()}",
                 f"MFU {self.mfu:.1%} (all pairs counted: {self.mfu_full_attention:.1%}), "
                 f"bubble {self.bubble_fraction:.1%}, communicating {self.communication_fraction:.1%}",
-                f"memory {format_bytes(self.memory['peak_bytes'].max())} of "
-                f"{format_bytes(self.memory['capacity_bytes'].min())} a GPU: {'fits' if self.fits else 'DOES NOT FIT'}",
+                f"memory {self._memory_text()}: {'fits' if self.fits else 'DOES NOT FIT'}",
                 *([] if self.conditions is None else [f"under {self.conditions}"]),
             ]
         )
 
     __repr__ = __str__
 
+    def _memory_text(self) -> str:
+        peak, capacity = self.memory["peak_bytes"].max(), self.memory["capacity_bytes"].min()
+        return f"{format_bytes(peak)} of {format_bytes(capacity)} a GPU"
+
     def _repr_html_(self) -> str:
-        return self.summary.to_frame(str(self.scenario.plan)).to_html()
+        parts = time_by_kind(self.run)
+        shares = {f"{kind} time": float(spent_s / parts.sum()) for kind, spent_s in parts.items() if spent_s}
+        spent = {f"{kind} time": f"{format_seconds(spent_s)}, {spent_s / parts.sum():.1%}"
+                 for kind, spent_s in parts.items()}  # fmt: skip
+        return html.card(self.scenario.title, html.facts(self._facts()), html.bars(shares, spent))
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """Names and values for people."""
+        yield "Makespan", f"{format_seconds(self.makespan_s)}{self._range_text()}"
+        yield "Throughput", f"{self.tokens_per_s:,.0f} tokens/s"
+        yield "First sequence", f"after {format_seconds(self.first_sequence_s)}{self._latency_text()}"
+        yield "MFU", f"{self.mfu:.1%}, all pairs of tokens counted {self.mfu_full_attention:.1%}"
+        yield "Bubble", f"{self.bubble_fraction:.1%}, communicating {self.communication_fraction:.1%}"
+        busy = self.load_balance
+        spread = f"{busy['utilization'].min():.1%} to {busy['utilization'].max():.1%} of the time"
+        yield "GPUs busy", f"{spread}, max/mean {busy['busy_over_mean'].max():.4f}"
+        yield "Memory", html.stack(html.verdict(self.fits, f"{html.FITS[self.fits]}: {self._memory_text()}"))
+        if self.conditions is not None:
+            yield "Conditions", str(self.conditions)

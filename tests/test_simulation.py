@@ -166,11 +166,11 @@ def test_what_is_no_scenario_is_refused(refused, thing):
 def test_a_result_prints_itself(result):
     """The main figures in a few lines, and as a table in a notebook."""
     text = str(result)
-    assert "TP8 x PP2 x DP1 pipelined" in text
+    assert "TP8 x PP2, microbatch 1" in text
     assert "prefill of 1024 x 10000 tokens" in text
     assert f"MFU {result.mfu:.1%} (all pairs counted: {result.mfu_full_attention:.1%})" in text
     assert "fits" in text
-    assert "makespan_s" in result._repr_html_()
+    assert ">Makespan<" in result._repr_html_()
 
 
 def test_the_summary_is_the_properties(result):

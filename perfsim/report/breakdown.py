@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["IDLE", "KINDS", "time_by_kind"]
 
 IDLE = "idle"
-KINDS = ("matmul", "attention", "elementwise", "collective", "transfer", IDLE)
+KINDS = ("matmul", "attention", "experts", "elementwise", "collective", "transfer", IDLE)
 """In the order of precedence: where a device does two things at once, the instant counts for the first of them."""
 
 

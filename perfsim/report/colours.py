@@ -1,7 +1,7 @@
 """The colours of the charts: one for each kind of operator, the same in every picture.
 
-The kinds have Okabe and Ito's palette for the colour-blind. What is not a kind of operator has other colours, so that
-nobody takes the weights for a matmul.
+The kinds have Okabe and Ito's palette for the colour-blind, and experts a wine red that is darker than all of it. What
+is not a kind of operator has other colours, so that nobody takes the weights for a matmul.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ FASTER, SLOWER = "#56B4E9", "#E69F00"
 KIND_COLOURS = {
     "matmul": "#0072B2",
     "attention": "#009E73",
+    "experts": "#882255",
     "elementwise": "#F0E442",
     "collective": "#D55E00",
     "transfer": "#CC79A7",
@@ -53,7 +54,7 @@ def mix(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
 
     Examples
     --------
-    >>> mix(np.array([[1.0, 0.5], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0.5]])).tolist()
+    >>> mix(np.array([[1.0, 0.5], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0.5]])).tolist()
     [[0, 114, 178], [118, 174, 206]]
     """
     palette = np.array([_rgb(KIND_COLOURS[kind]) for kind in KINDS], dtype=np.float64)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from perfsim.ops.layers import REPLICATED, SHARDED
 from perfsim.ops.nodes import Operator
+from perfsim.ops.slots import REPLICATED, SEQUENCE, SHARDED
 from perfsim.report.lanes import Run
 from perfsim.spec.files import scenario_to_table
 
@@ -62,7 +62,11 @@ def deployment_config(
         "gpu_allocation": {
             f"stage_{stage}": {
                 "gpus": list(scenario.stage_devices(stage)),
-                "layers": list(scenario.stage_layers(stage)),
+                "layers": [
+                    layer
+                    for index in range(stage, plan.num_passes, plan.pipeline)
+                    for layer in scenario.stage_layers(index)
+                ],
             }
             for stage in range(plan.pipeline)
         },
@@ -103,20 +107,22 @@ def _operation(operator: Operator, tensor: int) -> dict[str, Any]:
     }
     if operator.weight is not None:
         table["weight"] = list(operator.weight.shape)
-        table["weight_parameters_per_gpu"] = operator.weight.device_count(tensor)
+        table["weight_parameters_per_gpu"] = operator.weight.device_count
     return table
 
 
 def _parallelism(operator: Operator) -> str:
     if operator.kind == "matmul" and operator.weight is not None:
-        return "column parallel" if operator.weight.shard_axis == 1 else "row parallel"
+        axis = operator.weight.shard_axis
+        return "whole on each GPU" if axis is None else "column parallel" if axis == 1 else "row parallel"
     if operator.kind == "attention":
         return "parallel over heads"
     if operator.kind == "collective":
-        return "all-reduce within the tensor group"
-    return {REPLICATED: "replicated", SHARDED: "parallel over shards"}.get(
-        operator.outputs[0].placement, "partial sums"
-    )
+        return f"{getattr(operator.work, 'op', '').replace('_', '-')} within the {operator.group} group"
+    if operator.kind == "experts":
+        return "parallel over experts"
+    shared = {REPLICATED: "replicated", SHARDED: "parallel over shards", SEQUENCE: "parallel over tokens"}
+    return shared.get(operator.outputs[0].placement, "partial sums")
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -12,12 +12,12 @@ from perfsim.ops.nodes import Operator
 from perfsim.report.lanes import Run
 from perfsim.schedule.template import STREAMS
 from perfsim.sim.timeline import critical_tasks
-from perfsim.units import DTYPE_BYTES, seconds
+from perfsim.units import seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["critical_path_frame", "operators_frame", "timeline_frame"]
+__all__ = ["critical_path_frame", "operators_frame", "shape_text", "stream_name", "timeline_frame"]
 
 
 def timeline_frame(run: Run) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def _executions(
         {
             "device": np.tile(device.astype(np.int32), repeat),
             "stream": _category(
-                [_stream(o, template.streams[r]) for o, r in _rows(run, entry)], np.arange(len(entry)), repeat
+                [stream_name(o, template.streams[r]) for o, r in _rows(run, entry)], np.arange(len(entry)), repeat
             ),
             "stage": np.tile(stage, repeat),
             "microbatch": np.repeat(microbatch.astype(np.int32), len(entry)),
@@ -76,7 +76,7 @@ def _rows(run: Run, entry: NDArray[np.int64]) -> list[tuple[Operator, int]]:
     return [(run.operators[template.entry_operator[e]], int(template.entry_row[e])) for e in entry]
 
 
-def _stream(operator: Operator, streams: NDArray[np.uint32]) -> str:
+def stream_name(operator: Operator, streams: NDArray[np.uint32]) -> str:
     """Name of the stream on which a device carries out an operator; the receiver has the other end of a link."""
     return "receive" if operator.kind == "receive" else STREAMS[int(streams[0]) % len(STREAMS)]
 
@@ -103,7 +103,8 @@ def operators_frame(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by operator and microbatch size: ``op``, ``kind``, ``stage``, ``layer``, ``shape``, ``flop``, ``bytes``,
+        Indexed by operator and microbatch size (a generation has a row for its prefill and one for its last decode
+        step): ``op``, ``kind``, ``stage``, ``layer``, ``shape``, ``flop``, ``bytes``,
         ``seconds``, ``low_s`` and ``high_s`` (an 80 % range, missing where nobody has measured an error), ``bound``,
         ``roofline_s``, ``source``, ``executions`` (on all devices, over all microbatches),
         ``working_set_bytes``, ``weight_bytes``, ``fits_in_l2``, ``weight_fits_in_l2``, ``tile_bytes`` and
@@ -112,22 +113,23 @@ def operators_frame(run: Run) -> pd.DataFrame:
     import pandas as pd
 
     program = run.program
-    accelerator, model = program.scenario.cluster.accelerator, program.scenario.model
+    scenario, model = program.scenario, program.scenario.model
+    accelerators = [scenario.segment(stage).accelerator for stage in range(scenario.plan.pipeline)]
     rows = []
-    for variant, (size, graph, costs) in enumerate(zip(program.sizes, program.graphs, program.costs, strict=True)):
-        count = int((program.variant == variant).sum())
-        for operator, cost in zip(graph, costs, strict=True):
+    for graph, (variant, count) in zip(program.graphs, program.shown, strict=True):
+        for operator, cost in zip(graph, program.costs(variant), strict=True):
             working_set, tile = working_set_bytes(operator), tile_bytes(operator, model.head_size)
-            weight = _weight_bytes(operator, program.scenario.plan.tensor)
+            weight = 0 if operator.weight is None else operator.weight.device_bytes(scenario.dtype)
+            accelerator = accelerators[operator.stage]
             rows.append(
                 {
                     "operator": operator.name,
-                    "microbatch_size": size,
+                    "microbatch_size": program.sizes[variant],
                     "op": operator.op,
                     "kind": operator.kind,
                     "stage": operator.stage,
                     "layer": operator.layer,
-                    "shape": _shape(operator),
+                    "shape": shape_text(operator),
                     "flop": float(operator.work.flop),
                     "bytes": float(operator.work.read_bytes + operator.work.written_bytes),
                     "seconds": float(cost.seconds),
@@ -150,13 +152,7 @@ def operators_frame(run: Run) -> pd.DataFrame:
     return frame
 
 
-def _weight_bytes(operator: Operator, tensor: int) -> int:
-    if operator.weight is None:
-        return 0
-    return operator.weight.device_count(tensor) * DTYPE_BYTES[operator.inputs[0].dtype]
-
-
-def _shape(operator: Operator) -> str:
+def shape_text(operator: Operator) -> str:
     """Device shapes of inputs and outputs, and of the weight where there is one."""
     inputs = " ".join(str(list(tensor.device_shape)) for tensor in operator.inputs)
     outputs = " ".join(str(list(tensor.device_shape)) for tensor in operator.outputs)
@@ -179,7 +175,7 @@ def critical_path_frame(run: Run) -> pd.DataFrame:
     import pandas as pd
 
     template = run.program.template
-    microbatch, row = np.divmod(critical_tasks(run.timeline), template.num_rows)
+    microbatch, row = template.locate(critical_tasks(run.timeline))
     operators = [run.operators[index] for index in template.operator]
     first_entry = np.unique(template.entry_row, return_index=True)[1]
     slot = template.entry_slot[first_entry]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Operator, Tensor
-from perfsim.ops.operators import Collective, Elementwise, Transfer
-from perfsim.units import format_bytes
+from perfsim.ops.operators import Collective, Elementwise, ExpertExchange, Experts, Transfer
+from perfsim.units import format_bytes, ranges
 
 __all__ = [
     "FONT", "INK", "Axes", "devices_text", "family", "fill", "heads_axes", "html", "inputs_of", "legend",
@@ -71,23 +71,6 @@ def html(text: str) -> str:
     return text
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Write whole numbers as ranges.
-
-    Examples
-    --------
-    >>> ranges([0, 1, 2, 3, 8])
-    '0-3, 8'
-    """
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
 def devices_text(devices: Iterable[int]) -> str:
     """Write which devices carry something out.
 
@@ -119,10 +102,17 @@ def heads_axes(graph: OperatorGraph) -> Axes:
     found: dict[Tensor, tuple[int, int]] = {}
     for operator in graph:
         if operator.kind == "attention":
-            size = graph.model.head_size
+            model, heads = graph.model, graph.model.num_attention_heads
             for tensor in (*operator.inputs, *operator.outputs):
-                found[tensor] = (tensor.shape[-1] // size, size)
+                # Latent attention has heads of several widths; the rotary part of its keys is one for all of them.
+                size = tensor.shape[-1] // heads if model.is_latent else model.head_size_in(graph.kind_of(operator))
+                if size:
+                    found[tensor] = (tensor.shape[-1] // size, size)
     return found
+
+
+_WIDTHS = {"logits": "vocabulary", "router_logits": "experts", "chosen_experts": "chosen", "token_ids": "ids"}
+"""What the last axis of some tensors counts."""
 
 
 def shape_text(graph: OperatorGraph, tensor: Tensor, axes: Axes) -> str:
@@ -134,7 +124,8 @@ def shape_text(graph: OperatorGraph, tensor: Tensor, axes: Axes) -> str:
     elif width == graph.model.intermediate_size != graph.model.hidden_size:
         last = f"ffn={width}"
     else:
-        last = f"hidden={width}"
+        name = _WIDTHS.get(tensor.name, "hidden" if width == graph.model.hidden_size else "width")
+        last = f"{name}={width}"
     return f"[batch={batch}, seq={tokens}, {last}]"
 
 
@@ -181,16 +172,20 @@ def parallelism(graph: OperatorGraph, operator: Operator) -> str:
     plan, work = graph.plan, operator.work
     words = operator.kind
     if operator.kind == "matmul" and operator.weight is not None and plan.tensor > 1:
-        words = {0: "row-parallel matmul", 1: "column-parallel matmul"}.get(operator.weight.shard_axis or 0, words)
+        axis = operator.weight.shard_axis
+        words = {0: "row-parallel matmul", 1: "column-parallel matmul", None: "matmul, whole on each GPU"}[axis]
     elif operator.kind == "attention" and plan.tensor > 1:
         heads = graph.model.num_attention_heads
         words = f"attention, {heads // plan.tensor} of {heads} heads on each GPU"
     elif isinstance(work, Elementwise):
         words = f"elementwise {work.op}"
     elif isinstance(work, Transfer):
-        words = f"{format_bytes(work.payload_bytes)} from each GPU to its peer in stage {operator.stage + 1}"
-    elif isinstance(work, Collective):
-        words = f"{work.op.replace('_', '-')} of {format_bytes(work.payload_bytes)} over {plan.tensor} GPUs"
+        following = (operator.stage + 1) % plan.pipeline
+        words = f"{format_bytes(work.payload_bytes)} from each GPU to its peer in stage {following}"
+    elif isinstance(work, Experts):
+        words = f"{work.num_experts} of {graph.model.num_experts} experts on each GPU"
+    elif isinstance(work, Collective | ExpertExchange):
+        words = f"{work.op.replace('_', '-')} of {format_bytes(work.payload_bytes)} over {work.group_size} GPUs"
     elif operator.kind == "split":
         words = _split(graph)
     return words

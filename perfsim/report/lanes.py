@@ -16,7 +16,8 @@ from perfsim.sim.timeline import Timeline
 
 __all__ = ["COMMUNICATION", "COMPUTE", "Run"]
 
-COMPUTE, COMMUNICATION = ("matmul", "attention", "elementwise"), ("collective", "transfer", "receive")
+COMPUTE = ("matmul", "attention", "experts", "elementwise")
+COMMUNICATION = ("collective", "transfer", "receive")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +36,18 @@ class Run:
     @cached_property
     def start_ps(self) -> NDArray[np.int64]:
         """Start of every task, shape (microbatches, rows of the template)."""
-        return self.timeline.start_ps.reshape(-1, self.program.template.num_rows)
+        return self._by_microbatch(self.timeline.start_ps)
 
     @cached_property
     def end_ps(self) -> NDArray[np.int64]:
         """End of every task, shape (microbatches, rows of the template)."""
-        return self.timeline.end_ps.reshape(-1, self.program.template.num_rows)
+        return self._by_microbatch(self.timeline.end_ps)
+
+    def _by_microbatch(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
+        template = self.program.template
+        if template.round_size > 1:
+            times = times.reshape(-1, template.position.size)[:, template.position.ravel()]
+        return times.reshape(-1, template.num_rows)
 
     @property
     def makespan_ps(self) -> int:

@@ -21,7 +21,7 @@ from perfsim.report.labels import (
     quote,
     shape_text,
 )
-from perfsim.units import DTYPE_BYTES, format_bytes, format_count, format_seconds
+from perfsim.units import format_bytes, format_count, format_seconds
 
 __all__ = ["layer_dot"]
 
@@ -32,6 +32,8 @@ _HOLDS = {
     "replicated": "replicated: each GPU holds the same",
     "sharded": "sharded: each GPU holds its part",
     "partial": "partial: each GPU holds a summand of",
+    "sequence": "shared by tokens: each GPU holds its part",
+    "routed": "routed: each GPU holds what came for its experts,",
 }
 
 
@@ -140,12 +142,11 @@ def _weight(graph: OperatorGraph, operator: Operator) -> Iterator[str]:
     weight, tensor = operator.weight, graph.plan.tensor
     if weight is None:
         return
-    share = list(weight.shape)
-    size = format_bytes(weight.device_count(tensor) * DTYPE_BYTES[graph.workload.dtype or graph.model.dtype])
+    share = list(weight.device_shape or weight.shape)
+    size = format_bytes(weight.device_bytes(graph.workload.dtype or graph.model.dtype))
     if weight.shard_axis is None or tensor == 1:
         how = "replicated" if tensor > 1 else "whole"
     else:
-        share[weight.shard_axis] //= tensor
         how = "split by columns" if weight.shard_axis == len(share) - 1 else "split by rows"
     yield f"Weight: {list(weight.shape)}, {how}: each GPU holds {share}, {size}"
 
@@ -169,6 +170,10 @@ def _slice(tensor: Tensor, rank: int, axes: Axes) -> str:
         return "whole"
     if tensor.placement == "partial":
         return f"summand {rank}"
+    if tensor.placement == "sequence":
+        return f"share {rank} of tokens"
+    if tensor.placement == "routed":
+        return "tokens routed here"
     width = tensor.device_shape[-1]
     if tensor in axes:
         size = axes[tensor][1]

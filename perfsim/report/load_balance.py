@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perfsim.ops.operators import Collective, Transfer
+from perfsim.ops.operators import Collective, ExpertExchange, Transfer
 from perfsim.report.lanes import COMMUNICATION, COMPUTE, Run
 from perfsim.sim.timeline import union_ps
 from perfsim.units import seconds
@@ -87,13 +87,14 @@ def links_frame(run: Run) -> pd.DataFrame:
 
 def _port_sums(run: Run, slot: int) -> list[dict[str, object]]:
     """One row for each tier to which a slot sends."""
-    tiers = run.program.scenario.cluster.tiers
+    scenario = run.program.scenario
+    tiers = scenario.cluster.tiers_of(scenario.place_of(run.devices_of(slot)[0]))
     sent, using = _port_traffic(run, slot)
     rows: list[dict[str, object]] = []
     for tier, num_bytes in sent.items():
         task_rows = run.program.template.entry_row[using[tier]]
         busy = union_ps(run.start_ps[:, task_rows].ravel(), run.end_ps[:, task_rows].ravel())
-        capacity = tiers[tier].bytes_per_s * float(seconds(run.makespan_ps))
+        capacity = tiers[tier].device_bytes_per_s * float(seconds(run.makespan_ps))
         rows.append(
             {
                 "tier": tiers[tier].name,
@@ -109,14 +110,14 @@ def _port_traffic(run: Run, slot: int) -> tuple[dict[int, float], dict[int, list
     """Bytes that a slot sends at each tier over all microbatches, and the entries of the template that send them."""
     sent: dict[int, float] = {}
     using: dict[int, list[int]] = {}
-    counts = [int((run.program.variant == index).sum()) for index in range(len(run.program.sizes))]
+    counts = [count for _, count in run.program.shown]
     for entry in run.entries(slot, ("collective", "transfer")):
         index = run.program.template.entry_operator[entry]
         for graph, count in zip(run.program.graphs, counts, strict=True):
             work = graph.operators[index].work
             if isinstance(work, Transfer):
                 traffic = {work.tier: float(work.payload_bytes)}
-            elif isinstance(work, Collective):
+            elif isinstance(work, Collective | ExpertExchange):
                 traffic = {tier: float(size) for tier, size in enumerate(work.wire_bytes) if size > 0}
             else:
                 continue

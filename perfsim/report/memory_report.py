@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from perfsim.memory import Buffer, Resident, activation_buffers, resident_memory
+from perfsim.memory import Buffer, Resident, activation_buffers, hidden_state, resident_memory
 from perfsim.report.lanes import Run
 from perfsim.units import format_bytes, seconds
 
@@ -66,6 +67,7 @@ def activations_over_time(run: Run, slot: int) -> Activations:
     """Follow the activations of a slot: allocated when their operator starts, freed when the last user has ended."""
     program, template = run.program, run.program.template
     stage = slot // template.slots_per_stage
+    graph_of = np.array(program.graph_of)[program.variant]
     variants = [[b for b in activation_buffers(graph) if b.stage == stage] for graph in program.graphs]
     entries = run.entries(slot)
     row_of = dict(zip(template.entry_operator[entries].tolist(), template.entry_row[entries].tolist(), strict=True))
@@ -74,7 +76,7 @@ def activations_over_time(run: Run, slot: int) -> Activations:
     for index, buffer in enumerate(variants[0]):
         alive[index, :, 0] = run.start_ps[:, row_of[buffer.allocated_by]]
         alive[index, :, 1] = run.end_ps[:, [row_of[user] for user in buffer.users]].max(axis=1)
-        sizes[index] = np.array([buffers[index].bytes for buffers in variants])[program.variant]
+        sizes[index] = np.array([buffers[index].bytes for buffers in variants])[graph_of]
     time = np.concatenate([alive[:, :, 1].ravel(), alive[:, :, 0].ravel()])
     change = np.concatenate([-sizes.ravel(), sizes.ravel()])
     order = np.argsort(time, kind="stable")  # stable, so that at one instant the freed come before the allocated
@@ -103,10 +105,10 @@ def memory_frame(run: Run, activations: Sequence[Activations]) -> pd.DataFrame:
 
     template, scenario = run.program.template, run.program.scenario
     stages = resident_memory(scenario, run.program.graphs[0])
-    capacity = scenario.cluster.accelerator.memory_bytes
     rows = []
     for slot, activation in enumerate(activations):
         stage = slot // template.slots_per_stage
+        capacity = scenario.segment(stage).accelerator.memory_bytes
         row = _memory_row(stages[stage], activation.peak_bytes, capacity)
         rows += [{"device": device, "stage": stage, **row} for device in run.devices_of(slot)]
     return pd.DataFrame(rows).set_index("device").sort_index()
@@ -173,11 +175,11 @@ def _verdict(memory: pd.DataFrame) -> str:
 
 def _whole_batch(run: Run) -> str:
     workload, size = run.program.scenario.workload, run.program.scenario.microbatch_size
-    hidden = run.program.graphs[0]["input"].outputs[0]
-    whole = hidden.device_bytes // size * workload.batch_size
+    hidden = hidden_state(run.program.graphs[0])
+    whole = math.prod(hidden.shape) * hidden.device_bytes // math.prod(hidden.device_shape)
     return (
         f"One hidden state of the whole batch of {workload.batch_size} sequences takes {format_bytes(whole)}; "
-        f"it goes through in microbatches of {size}, {format_bytes(hidden.device_bytes)} each."
+        f"it goes through in microbatches of {size}, {format_bytes(hidden.device_bytes)} each on a GPU."
     )
 
 
@@ -185,7 +187,7 @@ def _kv_cache(run: Run, memory: pd.DataFrame) -> str:
     workload = run.program.scenario.workload
     kept = memory["kv_cache_if_kept_bytes"]
     size = f"{format_bytes(kept.max())} a GPU, {format_bytes(kept.sum())} in all"
-    tokens = f"{workload.batch_size} x {workload.sequence_length} tokens"
+    tokens = f"{workload.batch_size} x {workload.context_length} tokens"
     fits = "would fit" if memory["fits_if_kept"].all() else "would not fit"
     if workload.keep_kv_cache:
         return f"The KV cache of all {tokens} is kept: {size}."

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from perfsim.ops.build import operator_graph
 from perfsim.ops.graph import OperatorGraph
 from perfsim.ops.nodes import Operator
-from perfsim.ops.operators import Collective, Transfer
+from perfsim.ops.operators import Collective, ExpertExchange, Transfer
 from perfsim.report.grid import Point
 from perfsim.report.labels import FONT, INK, devices_text, fill, html, quote, ranges, wide_table
 from perfsim.report.routes import spline
+from perfsim.spec.hardware import NetworkTier
+from perfsim.spec.plan import Plan
 from perfsim.spec.scenario import Scenario
-from perfsim.units import DTYPE_BYTES, format_bytes
+from perfsim.units import format_bytes
 
 __all__ = ["overview_dot"]
 
@@ -128,12 +130,18 @@ class _Overview:
     def _ends(self) -> Iterator[str]:
         """Write where the model begins, over the first stage, and where it ends, under the last."""
         workload, (_, height) = self.scenario.workload, self.cell
-        whole = f"[batch={workload.batch_size}, seq={workload.query_tokens}, hidden={self.scenario.model.hidden_size}]"
+        model, batch = self.scenario.model, f"batch={workload.batch_size}"
+        hidden = f"[{batch}, seq={workload.query_tokens}, hidden={model.hidden_size}]"
+        ids, logits = (
+            f"[{batch}, seq={workload.query_tokens}] token ids",
+            f"[{batch}, vocabulary={model.vocab_size}] logits",
+        )
+        shapes = {"input": ids, "output": logits} if model.vocab_size else {"input": hidden, "output": hidden}
         look = f"shape=hexagon, style=filled, fillcolor={quote('#FFFFFF')}, fixedsize=shape, width=5, height=0.75"
         first, last = self._centre(0), self._centre(len(self.stages) - 1)
         top, bottom = first[1] - height / 2, last[1] + height / 2
         for name, point in (("input", (first[0], top - 60 - 27)), ("output", (last[0], bottom + 60 + 27))):
-            label = quote(f"{name.capitalize()}\n{whole}")
+            label = quote(f"{name.capitalize()}\n{shapes[name]}")
             yield f"{name} [{look}, pos={self._pos(point)}, label={label}];"
         path = spline([(first[0], top - 60), (first[0], top)], self.height)
         yield f'input -> {quote("stage 0")} [pos="{path}"];'
@@ -142,12 +150,26 @@ class _Overview:
 
     def _hand_overs(self) -> Iterator[str]:
         """Write what flows from each stage to the next, beside it or in the row below."""
-        (width, height), colour = self.cell, quote(fill("transfer")[1])
+        (width, height), colour, drawn = self.cell, quote(fill("transfer")[1]), set()
         for operator in self.graph:
             if not isinstance(operator.work, Transfer):
                 continue
-            (x, y), (to_x, to_y) = self._centre(operator.stage), self._centre(operator.stage + 1)
-            if y == to_y:
+            following = (operator.stage + 1) % len(self.stages)
+            if (operator.stage, following) in drawn:
+                continue
+            drawn.add((operator.stage, following))
+            (x, y), (to_x, to_y) = self._centre(operator.stage), self._centre(following)
+            if following < operator.stage:  # back to the first stage, round the left side
+                under, left = y + height / 2 + 24, _MARGIN / 2
+                corners = [
+                    (x + 60, y + height / 2),
+                    (x + 60, under),
+                    (left, under),
+                    (left, to_y),
+                    (to_x - width / 2, to_y),
+                ]
+                middle = ((x + to_x) / 2, under + 46)
+            elif y == to_y:
                 corners = [(x + width / 2, y), (to_x - width / 2, y)]
                 middle = ((x + to_x) / 2, y - 46)
             else:
@@ -155,7 +177,7 @@ class _Overview:
                 corners = [(x, y + height / 2), (x, between), (to_x, between), (to_x, to_y - height / 2)]
                 middle = ((x + to_x) / 2, between + 46)
             label = quote("\n".join(_hand_over(self.scenario, operator, operator.work)))
-            ends = f"{quote(f'stage {operator.stage}')} -> {quote(f'stage {operator.stage + 1}')}"
+            ends = f"{quote(f'stage {operator.stage}')} -> {quote(f'stage {following}')}"
             place = f'pos="{spline(corners, self.height)}", lp={self._pos(middle)}'
             yield f"{ends} [color={colour}, {place}, label={label}];"
 
@@ -168,20 +190,29 @@ def _titles(scenario: Scenario) -> tuple[str, ...]:
         f"{model.name} on {plan.num_devices} × {scenario.cluster.accelerator.name}",
         f"{model.num_hidden_layers} layer{plural}, hidden {model.hidden_size}, {model.num_attention_heads} heads, "
         f"{model.num_parameters / 1e9:.4g} billion parameters in {scenario.dtype}",
-        f"Plan: tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}, schedule {plan.schedule}",
+        f"Plan: {_degrees(plan)}, schedule {plan.schedule}",
         f"Workload: {workload.phase} of {workload.batch_size} sequences of {workload.sequence_length} tokens: "
         f"{scenario.num_microbatches} microbatches of {scenario.microbatch_size}{copies}",
     )
 
 
+def _degrees(plan: Plan) -> str:
+    """Degrees of parallelism: the three that every plan has, and others where they are above 1."""
+    more = [f" × {name} {size}" for name, size in (("context", plan.context), ("expert", plan.expert)) if size > 1]
+    virtual = f", {plan.virtual_stages} virtual stages" if plan.virtual_stages > 1 else ""
+    shared = ", sequence parallel" if plan.sequence_parallel else ""
+    return f"tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data}{''.join(more)}{shared}{virtual}"
+
+
 def _describe(scenario: Scenario, graph: OperatorGraph, stage: int) -> _Stage:
-    layers = scenario.stage_layers(stage)
+    passes = range(stage, scenario.plan.num_passes, scenario.plan.pipeline)
+    layers = [layer for index in passes for layer in scenario.stage_layers(index)]
     operators = [operator for operator in graph if operator.stage == stage]
     return _Stage(
         f"Stage {stage}: layer{'s' if len(layers) > 1 else ''} {ranges(layers)}",
         (devices_text(scenario.stage_devices(stage)), *_weights(scenario, operators)),
         tuple(_devices(scenario, stage)),
-        tuple(_collectives(scenario, operators)),
+        tuple(_collectives(operators, scenario.cluster.tiers_of(scenario.place_of(operators[0].devices[0])))),
     )
 
 
@@ -190,22 +221,23 @@ def _line(text: str, colour: str = "#FFFFFF") -> str:
 
 
 def _weights(scenario: Scenario, operators: Sequence[Operator]) -> Iterator[str]:
-    held = sum(o.weight.device_count(scenario.plan.tensor) for o in operators if o.weight is not None)
-    size = held * DTYPE_BYTES[scenario.dtype]
-    capacity = format_bytes(scenario.cluster.accelerator.memory_bytes)
+    weights = [o.weight for o in operators if o.weight is not None and not (o.weight.tied and o.layer is not None)]
+    held = sum(weight.device_count for weight in weights)
+    size = sum(weight.device_bytes(scenario.dtype) for weight in weights)
+    capacity = format_bytes(scenario.segment(operators[0].stage).accelerator.memory_bytes)
     yield f"{held / 1e6:.4g} million parameters per GPU"
     yield f"{size / 1e9:.4g} GB of weights per GPU, of {capacity} memory"
 
 
-def _collectives(scenario: Scenario, operators: Sequence[Operator]) -> Iterator[str]:
+def _collectives(operators: Sequence[Operator], tiers: Sequence[NetworkTier]) -> Iterator[str]:
     """Count the collectives of each sort in a stage, for one microbatch."""
-    counts: dict[Collective, int] = {}
+    counts: dict[Collective | ExpertExchange, int] = {}
     for operator in operators:
-        if isinstance(operator.work, Collective):
+        if isinstance(operator.work, Collective | ExpertExchange):
             counts[operator.work] = counts.get(operator.work, 0) + 1
     for work, count in counts.items():
         name = work.op.replace("_", "-") + ("s" if count > 1 else "")
-        tier = scenario.cluster.tiers[len(work.span) - 1].name
+        tier = tiers[len(work.span) - 1].name
         yield f"{count} {name} of {format_bytes(work.payload_bytes)} per microbatch"
         yield f"over {work.group_size} GPUs by {tier}"
 
@@ -213,11 +245,11 @@ def _collectives(scenario: Scenario, operators: Sequence[Operator]) -> Iterator[
 def _devices(scenario: Scenario, stage: int) -> Iterator[tuple[str, ...]]:
     """Name the devices of a stage in rows of cells: a row or more a replica, or a cell a tensor group."""
     plan = scenario.plan
-    groups = [scenario.tensor_group(stage, replica) for replica in range(plan.data)]
+    groups = scenario.group_devices("tensor", stage)
     if plan.num_devices <= _DEVICES_SHOWN:
         # Whole tensor groups fill a row; a longer one has several, of about the same length.
         whole = plan.tensor * max(1, _CELLS_A_ROW // plan.tensor)
-        for start in range(0, plan.data * plan.tensor, whole):
+        for start in range(0, plan.stage_devices, whole):
             row = scenario.stage_devices(stage)[start : start + whole]
             across = math.ceil(len(row) / math.ceil(len(row) / _CELLS_A_ROW))
             for first in range(0, len(row), across):
@@ -247,4 +279,4 @@ def _hand_over(scenario: Scenario, operator: Operator, work: Transfer) -> Iterat
     yield f"{list(wire.device_shape)} {wire.dtype}"
     yield f"{format_bytes(work.payload_bytes)} a GPU"
     yield f"for each microbatch ({scenario.num_microbatches} ×)"
-    yield f"by {scenario.cluster.tiers[work.tier].name}"
+    yield f"by {scenario.cluster.tiers_of(scenario.place_of(operator.devices[0]))[work.tier].name}"

@@ -91,7 +91,7 @@ def strip_of(
 
     Examples
     --------
-    >>> strip = strip_of(np.array([2, 4]), np.array([6, 9]), np.array([0, 3], np.int8), (0, 10))
+    >>> strip = strip_of(np.array([2, 4]), np.array([6, 9]), np.array([0, 4], np.int8), (0, 10))
     >>> strip.edge_ps.tolist(), [KINDS[kind] for kind in strip.kind]
     ([0, 2, 6, 9, 10], ['idle', 'matmul', 'collective', 'idle'])
     """

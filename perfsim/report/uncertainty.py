@@ -39,12 +39,13 @@ def makespan_range_s(run: Run) -> tuple[float, float]:
     True
     """
     program = run.program
-    microbatch, row = np.divmod(critical_tasks(run.timeline), program.template.num_rows)
+    microbatch, row = program.template.locate(critical_tasks(run.timeline))
     variant, operator = program.variant[microbatch], program.template.operator[row]
     took_s = seconds((run.end_ps - run.start_ps)[microbatch, row])
     below, above = 0.0, 0.0
     groups: dict[tuple[int, str], list[int]] = {}
-    for position, key in enumerate(zip(variant.tolist(), operator.tolist(), strict=True)):
+    graph = np.array(program.graph_of)[variant]
+    for position, key in enumerate(zip(graph.tolist(), operator.tolist(), strict=True)):
         groups.setdefault((key[0], run.operators[key[1]].op), []).append(position)
     for positions in groups.values():
         factors = program.prices[operator[positions[0]]].range_factors

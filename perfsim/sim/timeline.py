@@ -43,15 +43,9 @@ def critical_tasks(timeline: Timeline) -> NDArray[np.int64]:
     Each task of the chain starts at the instant at which the one before it ends; the first starts at 0. Where several
     chains are as long, the predecessor in the lowest row is taken.
     """
-    before, ends = timeline.graph.predecessors, timeline.end_ps
-    starts = timeline.start_ps
-    if not len(ends):
-        return np.empty(0, np.int64)
-    chain = [int(ends.argmax())]
-    while starts[chain[-1]] > 0:
-        earlier = before[chain[-1]]
-        chain.append(int(earlier[ends[earlier].argmax()]))
-    return np.array(chain[::-1], dtype=np.int64)
+    from perfsim.sim.critical import critical_chain
+
+    return critical_chain(timeline.graph.predecessors, timeline.start_ps, timeline.end_ps)
 
 
 def union_ps(start_ps: NDArray[np.int64], end_ps: NDArray[np.int64]) -> int:

@@ -22,7 +22,7 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
         if path.is_dir():
             raise InputError.of("path", str(path), "is a folder", "give the name of a file")
         new = made / "new"
-        with new.open("wb") as stream:
+        with _writing(path), new.open("wb") as stream:
             yield stream
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

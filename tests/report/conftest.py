@@ -21,15 +21,28 @@ def improved_result(results):
     return results["seed-improved"]
 
 
+@st.composite
+def results_of(draw, scenarios):
+    """Simulate what is drawn, folded or in full."""
+    return perfsim.simulate(draw(scenarios), detail=draw(st.sampled_from(["folded", "full"])))
+
+
 @pytest.fixture(scope="session")
 def small_results(small_scenarios):
-    """Give a strategy of results of small scenarios of every kind, folded or in full."""
+    """Give a strategy of results of small scenarios of every kind."""
+    return results_of(small_scenarios)
 
-    @st.composite
-    def draw_result(draw):
-        return perfsim.simulate(draw(small_scenarios), detail=draw(st.sampled_from(["folded", "full"])))
 
-    return draw_result()
+@pytest.fixture(scope="session")
+def steady_results(steady_scenarios):
+    """Give the same without generations and virtual stages, so that an operator has one price and one row a stage."""
+    return results_of(steady_scenarios)
+
+
+@pytest.fixture(scope="session")
+def plain_results(plain_scenarios):
+    """Give the same of bare stacks of dense layers."""
+    return results_of(plain_scenarios)
 
 
 @pytest.fixture(scope="session")

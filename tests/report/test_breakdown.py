@@ -22,6 +22,8 @@ def test_every_instant_counts_for_the_first_kind(data, small_results, rows_of, s
     assert list(found.index) == list(KINDS)
     for kind in KINDS:
         assert found[kind] == pytest.approx(totals[kind] / len(devices) / 1e12, rel=1e-12, abs=1e-18)
+    idle_s = result.bubble_fraction * result.makespan_s
+    assert found[IDLE] == pytest.approx(idle_s, rel=1e-9, abs=1e-15), "no kind of operator is forgotten"
 
 
 def test_the_parts_make_the_makespan(results):

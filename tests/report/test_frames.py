@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import perfsim
 from perfsim.ops.flop import closed_form_flop
+from perfsim.ops.nodes import POINTS
 
 TIMELINE = ["device", "stream", "stage", "microbatch", "layer", "op", "kind", "start_s", "end_s"]
 OPERATORS = [
@@ -46,11 +47,11 @@ def test_the_timeline_has_the_columns_of_the_contract(improved_result):
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_every_execution_has_a_row_on_each_device(data, small_results):
+def test_every_execution_has_a_row_on_each_device(data, steady_results):
     """As often as the graph and the microbatches say; both ends of a transfer have one."""
-    result = data.draw(small_results)
+    result = data.draw(steady_results)
     frame, count = result.timeline, result.scenario.num_microbatches
-    work = [o for o in result.dag if o.kind not in {"input", "split", "gather", "output"}]
+    work = [o for o in result.dag if o.kind == "receive" or o.kind not in POINTS]
     expected = {
         (operator.stage, -1 if operator.layer is None else operator.layer, operator.op, device): count
         for operator in work
@@ -96,9 +97,9 @@ def test_folded_and_full_timelines_are_the_same(data, small_scenarios):
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_a_collective_is_at_the_same_time_on_all_of_its_group(data, small_results):
+def test_a_collective_is_at_the_same_time_on_all_of_its_group(data, steady_results):
     """A rendezvous: whoever takes part starts and ends with the others."""
-    frame = data.draw(small_results).timeline
+    frame = data.draw(steady_results).timeline
     collectives = frame[frame["kind"] == "collective"]
     keys = ["microbatch", "layer", "op", "stage"]
     spread = collectives.assign(layer=collectives["layer"].fillna(-1)).groupby(keys, observed=True)
@@ -147,9 +148,9 @@ def test_the_pipelined_placement_has_many(results):
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_the_flop_of_all_executions_is_the_closed_form(data, small_results):
+def test_the_flop_of_all_executions_is_the_closed_form(data, plain_results):
     """Exactly, also with a ragged last microbatch: whole numbers below 2^53."""
-    result = data.draw(small_results)
+    result = data.draw(plain_results)
     total = math.fsum(result.operators["flop"] * result.operators["executions"])
     assert total == closed_form_flop(result.scenario.model, result.scenario.workload)
 
@@ -165,9 +166,9 @@ def test_the_flop_of_a_ragged_seed_is_the_closed_form(improved):
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_every_operator_is_priced_at_or_above_its_speed_of_light(data, small_results):
+def test_every_operator_is_priced_at_or_above_its_speed_of_light(data, steady_results):
     """With a bound and a source for each that takes time."""
-    frame = data.draw(small_results).operators
+    frame = data.draw(steady_results).operators
     assert list(frame.columns) == OPERATORS
     assert frame.index.names == ["operator", "microbatch_size"]
     assert frame.index.is_unique
@@ -180,9 +181,9 @@ def test_every_operator_is_priced_at_or_above_its_speed_of_light(data, small_res
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_operators_and_timeline_tell_the_same(data, small_results, in_ps):
+def test_operators_and_timeline_tell_the_same(data, steady_results, in_ps):
     """Executions are rows, and their seconds are lengths."""
-    result = data.draw(small_results)
+    result = data.draw(steady_results)
     operators = result.operators[result.operators["seconds"] > 0]
     rows = result.timeline[result.timeline["op"] != "receive"]
     assert operators["executions"].sum() == len(rows)

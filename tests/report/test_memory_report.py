@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perfsim
-from perfsim.units import DTYPE_BYTES, GB
+from perfsim.ops.operators import ELEMENT_BYTES
+from perfsim.units import GB, format_bytes
 
 PARTS = ["weights_bytes", "kv_cache_bytes", "activation_bytes", "buffer_bytes", "reserve_bytes"]
 
@@ -15,7 +16,7 @@ PARTS = ["weights_bytes", "kv_cache_bytes", "activation_bytes", "buffer_bytes", 
 def storage(graph, producer, output):
     """Follow a tensor back to the operator in whose memory it lies."""
     operator = graph[producer]
-    if operator.kind in {"split", "gather", "output"} or operator.op.endswith("all_reduce"):
+    if operator.kind in {"split", "slice", "last", "gather", "output"} or "all_reduce" in operator.op:
         before = next(edge for edge in graph.edges if edge.consumer == producer)
         return storage(graph, before.producer, before.output)
     return producer, output
@@ -23,15 +24,19 @@ def storage(graph, producer, output):
 
 def lifetimes(result, rows):
     """Give (start, end, bytes) of every activation of a device, from its rows of the timeline and the graph alone."""
-    graph, found = result.dag, []
+    found = []
     when = {(row.microbatch, row.stage, row.layer, row.op): (start, end) for start, end, row in rows}
     for microbatch, sequences in enumerate(result.scenario.microbatch_sizes):
-        alive = {}
+        alive, graph = {}, perfsim.operator_graph(result.scenario, sequences)
         for operator in graph:
             key = (microbatch, operator.stage, operator.layer, operator.op)
             if key not in when:
                 continue
             start, end = when[key]
+            if operator.kind == "experts":
+                rows = math.ceil(operator.work.pairs * operator.work.imbalance) * operator.work.expert_width
+                size = ELEMENT_BYTES[operator.inputs[0].dtype]
+                found.append((start, end, int(rows * (operator.work.matrices - 1) * size)))
             touched = [(edge.producer, edge.output) for edge in graph.edges if edge.consumer == operator.name]
             if operator.kind != "transfer":
                 touched += [(operator.name, output) for output in range(len(operator.outputs))]
@@ -41,7 +46,7 @@ def lifetimes(result, rows):
         for (producer, output), (start, end) in alive.items():
             if graph[producer].kind not in {"receive", "transfer"}:
                 tensor = graph[producer].outputs[output]
-                found.append((start, end, sequences * math.prod(tensor.device_shape[1:]) * DTYPE_BYTES[tensor.dtype]))
+                found.append((start, end, math.prod(tensor.device_shape) * ELEMENT_BYTES[tensor.dtype]))
     return found
 
 
@@ -52,9 +57,9 @@ def first_devices(scenario):
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_memory_at_every_instant_is_what_liveness_says(data, small_results, rows_of, in_ps):
+def test_memory_at_every_instant_is_what_liveness_says(data, steady_results, rows_of, in_ps):
     """What has been begun and is still needed, summed up by a plain loop at every instant, half-open."""
-    result = data.draw(small_results)
+    result = data.draw(steady_results)
     for device in first_devices(result.scenario):
         activations = lifetimes(result, rows_of(result, device))
         expected = {
@@ -200,3 +205,24 @@ def test_activations_do_not_pile_up(improved, schedule):
         for batch in (8, 100)
     )
     assert few["peak_bytes"].equals(many["peak_bytes"])
+
+
+def test_the_hidden_state_is_that_between_the_layers(h100, families):
+    """Not the token ids that a model with a vocabulary takes; of a whole batch whatever is shared."""
+    for changes in ({}, {"sequence_parallel": True}, {"data": 2}):
+        plan = perfsim.Plan(**{"tensor": 2, "microbatch_size": 2, **changes})
+        workload = perfsim.Workload(batch_size=8, sequence_length=500)
+        result = perfsim.simulate(perfsim.Scenario(h100, families["llama"], plan, workload))
+        share = 2 if plan.sequence_parallel else 1
+        assert any(
+            f"the whole batch of 8 sequences takes {format_bytes(8 * 500 * 256 * 2)}; it goes through in microbatches "
+            f"of 2, {format_bytes(2 * 500 * 256 * 2 // share)} each on a GPU." in line
+            for line in result.memory_findings
+        )
+
+
+def test_the_cache_of_a_generation_has_the_tokens_that_it_gives(h100, families):
+    """All but the last, which nobody looks back on."""
+    workload = perfsim.Workload(phase="generation", batch_size=2, sequence_length=100, output_length=11)
+    result = perfsim.simulate(perfsim.Scenario(h100, families["llama"], perfsim.Plan(), workload))
+    assert any("The KV cache of all 2 x 110 tokens is kept" in line for line in result.memory_findings)

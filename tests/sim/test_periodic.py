@@ -209,9 +209,9 @@ def test_a_point_does_not_depend_on_its_neighbours(period, points):
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_the_period_of_a_plan_equals_its_task_graph(data, small_scenarios):
+def test_the_period_of_a_plan_equals_its_task_graph(data, steady_scenarios):
     """The template's period, unrolled by the solver, against the expanded tasks on the compiled engine."""
-    program = make_program(data.draw(small_scenarios))
+    program = make_program(data.draw(steady_scenarios))
     template, count = program.template, data.draw(st.integers(1, 40))
     duration_ps = program.operator_ps[:, template.operator]
     variant = np.zeros(count, np.int64)
