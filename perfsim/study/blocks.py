@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfsim.errors import InputError
+from perfsim.simulation import simulate
 from perfsim.spec.scenario import Scenario, changed_parts
 from perfsim.study.axes import SIZES, Axes
 from perfsim.study.points import Sizes, evaluate
@@ -97,15 +98,66 @@ def _evaluate_group(
     try:
         parts = changed_parts(scenario, changes)
         sizes = _sizes(parts, values, len(group))
-        possible = sizes.batch_size % parts["plan"].data == 0
-        for batch in np.unique(sizes.batch_size[~possible]):
-            columns.reason[group[sizes.batch_size == batch]] = _impossible(parts, sizes, sizes.batch_size == batch)
+        possible = _possible(parts, sizes)
+        _explain(parts, sizes.where(~possible), group[~possible], columns)
         group, sizes = group[possible], sizes.where(possible)
         if len(group):
             base = _first(parts, sizes)
-            _fill(base, evaluate(base, sizes), group, columns)
+            _fill(_one_by_one(parts, sizes) if _has_no_period(parts) else evaluate(base, sizes), group, columns)
     except InputError as error:
         columns.reason[group] = _words(error)
+
+
+def _possible(parts: dict[str, Any], sizes: Sizes) -> NDArray[np.bool_]:
+    """Which points have sizes that the plan can divide as it must."""
+    plan, workload = parts["plan"], parts["workload"]
+    possible = (sizes.batch_size % plan.data == 0) & (sizes.sequence_length % plan.context == 0)
+    if plan.context > 1:
+        possible &= sizes.sequence_length >= 2 * plan.context
+    if workload.phase != "decode":
+        possible &= sizes.sequence_length // plan.context >= plan.overlap_chunks
+    count, size, rest = sizes.where(possible).microbatches(plan)
+    if plan.virtual_stages > 1:
+        possible[possible] &= (count + (rest > 0)) % plan.pipeline == 0
+    if workload.phase != "prefill":
+        count, size, rest = sizes.where(possible).microbatches(plan)
+        possible[possible] &= np.where(rest > 0, rest, size) >= plan.overlap_chunks
+    return possible
+
+
+def _has_no_period(parts: dict[str, Any]) -> bool:
+    """Whether microbatches do not simply repeat: steps of a generation grow, virtual stages go in rounds."""
+    return parts["workload"].phase == "generation" or parts["plan"].virtual_stages > 1
+
+
+def _one_by_one(parts: dict[str, Any], sizes: Sizes) -> dict[str, NDArray[Any]]:
+    """Simulate each point by itself."""
+    names = (*FIGURES, "fits", "too_long")
+    found = [_alone(_first(parts, sizes.where(np.arange(len(sizes.batch_size)) == i)))
+             for i in range(len(sizes.batch_size))]  # fmt: skip
+    return {name: np.array([point[name] for point in found]) for name in names}
+
+
+def _alone(scenario: Scenario) -> dict[str, Any]:
+    """Simulate one point; what takes longer than times can hold is said to, and has no figures."""
+    try:
+        result = simulate(scenario)
+    except InputError:
+        return {**dict.fromkeys(FIGURES, 0.0), "fits": False, "too_long": True}
+    memory = result.memory
+    fullest = memory.loc[(memory["peak_bytes"] - memory["capacity_bytes"]).idxmax()]
+    sizes = {name: fullest[name] for name in ("peak_bytes", "capacity_bytes")}
+    figures = {name: getattr(result, name) for name in FIGURES if name not in sizes}
+    return {**figures, **sizes, "fits": bool(memory["fits"].all()), "too_long": False}
+
+
+def _explain(parts: dict[str, Any], sizes: Sizes, group: Integers, columns: _Columns) -> None:
+    """Say of impossible points why they are."""
+    reasons: dict[tuple[int, ...], str] = {}
+    for index, key in enumerate(zip(*(column.tolist() for column in dataclasses.astuple(sizes)), strict=True)):
+        if key not in reasons:
+            reasons[key] = _impossible(parts, sizes, np.arange(len(group)) == index)
+        columns.reason[group[index]] = reasons[key]
 
 
 def _sizes(parts: dict[str, Any], values: dict[str, NDArray[Any]], count: int) -> Sizes:
@@ -144,15 +196,15 @@ def _words(error: InputError) -> str:
     return "impossible: " + "; ".join(map(str, error.faults))
 
 
-def _fill(base: Scenario, found: dict[str, NDArray[Any]], group: Integers, columns: _Columns) -> None:
+def _fill(found: dict[str, NDArray[Any]], group: Integers, columns: _Columns) -> None:
     """Enter what was found for the points of a scenario, and what keeps some of them from fitting."""
     too_long, fits = found["too_long"], found["fits"] & ~found["too_long"]
     for name, column in columns.figures.items():
         column[group] = np.where(too_long, np.nan, found[name])
     columns.fits[group] = fits
     columns.reason[group[too_long]] = "impossible: more picoseconds or bytes than 64 bits can count"
-    capacity = format_bytes(base.cluster.accelerator.memory_bytes)
     short = ~fits & ~too_long
     columns.reason[group[short]] = [
-        f"does not fit: needs {peak / GB:.4g} GB of {capacity}" for peak in found["peak_bytes"][short].tolist()
+        f"does not fit: needs {peak / GB:.4g} GB of {format_bytes(capacity)}"
+        for peak, capacity in np.stack([found["peak_bytes"], found["capacity_bytes"]], axis=1)[short].tolist()
     ]

@@ -50,6 +50,14 @@ class Sizes:
     sequence_length: Integers
     microbatch_size: Integers
 
+    def microbatches(self, plan: Plan) -> tuple[Integers, Integers, Integers]:
+        """Full microbatches of one replica, their sequences, and those of a ragged last one (0 where there is none)."""
+        replica = self.batch_size // plan.data
+        even = -(-replica // plan.pipeline)
+        size = np.where(self.microbatch_size > 0, np.minimum(self.microbatch_size, replica), even)
+        count, rest = np.divmod(replica, size)
+        return count, size, rest
+
     def where(self, chosen: NDArray[np.bool_]) -> Sizes:
         """The sizes of some of the points."""
         return Sizes(self.batch_size[chosen], self.sequence_length[chosen], self.microbatch_size[chosen])
@@ -67,19 +75,25 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Structure:
-    """What a layout depends on: of a cluster only the domains, which say what tiers a group of devices spans."""
+    """What a layout depends on.
+
+    Of a cluster only the domains, which say what tiers a group of devices spans, and the data types in which its
+    devices multiply the model's weights.
+    """
 
     model: Model
     plan: Plan
     workload: Workload
-    domains: tuple[int | None, ...]
+    domains: tuple[object, ...]
+    precisions: tuple[object, ...]
     shapes: bytes
     scenario: Scenario = field(compare=False)
 
     @classmethod
     def of(cls, scenario: Scenario, shapes: Integers) -> _Structure:
-        domains = tuple(tier.domain_size for tier in scenario.cluster.tiers)
-        return cls(scenario.model, scenario.plan, scenario.workload, domains, shapes.tobytes(), scenario)
+        domains = scenario.cluster.domains
+        precisions = scenario.linear_precision, scenario.attention_precision, scenario.expert_precision
+        return cls(scenario.model, scenario.plan, scenario.workload, domains, precisions, shapes.tobytes(), scenario)
 
 
 @lru_cache(maxsize=2)
@@ -110,14 +124,12 @@ def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray[Any]]:
     from perfsim.sim.periodic import Points, solve_points
 
     replica_batch = sizes.batch_size // scenario.plan.data
-    even = -(-replica_batch // scenario.plan.pipeline)
-    microbatch = np.where(sizes.microbatch_size > 0, np.minimum(sizes.microbatch_size, replica_batch), even)
+    count, microbatch, rest = sizes.microbatches(scenario.plan)
     too_large = _is_too_large(scenario, replica_batch, microbatch, sizes.sequence_length)
     sequence = np.where(too_large, 1, sizes.sequence_length)
-    count, rest = np.divmod(replica_batch, microbatch)
     shapes, shape, rest_shape = _shapes(microbatch, rest, sequence)
     layout = _lay_out(_Structure.of(scenario, shapes))
-    priced = operator_picoseconds(price_graph(layout.graph, scenario.cluster), len(shapes))
+    priced = operator_picoseconds(price_graph(layout.graph, scenario), len(shapes))
     duration_ps = priced[:, layout.template.operator]
     once_ps = duration_ps.sum(axis=1, dtype=float)
     too_long = too_large | is_too_long(once_ps[shape] * count + np.where(rest > 0, once_ps[rest_shape], 0.0))
@@ -129,20 +141,28 @@ def evaluate(scenario: Scenario, sizes: Sizes) -> dict[str, NDArray[Any]]:
             layout.period, duration_ps, layout.lifetimes, Points(*(part[order] for part in points))
         )
     )
-    resident = resident_memory(scenario, layout.graph, replica_batch * sequence)
+    resident = resident_memory(scenario, layout.graph, replica_batch, sequence)
     peaks = [
         stage.weights_bytes + stage.kv_cache_bytes + stage.reserve_bytes + _of_shape(stage.buffer_bytes, shape)
         for stage in resident
     ]
-    peak_bytes = np.max([fixed + activation_bytes[:, i] for i, fixed in enumerate(peaks)], axis=0).astype(np.int64)
+    peak_bytes, capacity_bytes = _fullest(scenario, [fixed + activation_bytes[:, i] for i, fixed in enumerate(peaks)])
     return {
         **_figures(scenario, sizes, seconds(makespan_ps)),
         "first_sequence_s": seconds(first_ps),
         "peak_bytes": peak_bytes,
-        "capacity_bytes": np.full(len(shape), scenario.cluster.accelerator.memory_bytes),
-        "fits": peak_bytes <= scenario.cluster.accelerator.memory_bytes,
+        "capacity_bytes": capacity_bytes,
+        "fits": peak_bytes <= capacity_bytes,
         "too_long": too_long,
     }
+
+
+def _fullest(scenario: Scenario, peaks: list[Any]) -> tuple[Integers, Integers]:
+    """Peak and capacity of the stage with the least room; kinds of device may differ from stage to stage."""
+    capacity = np.array([scenario.segment(stage).accelerator.memory_bytes for stage in range(len(peaks))])
+    found = np.array(np.broadcast_arrays(*peaks)).astype(np.int64)
+    stage = (found - capacity[:, None]).argmax(axis=0)
+    return found[stage, np.arange(found.shape[1])], capacity[stage]
 
 
 def _is_too_large(scenario: Scenario, batch: Integers, microbatch: Integers, sequence: Integers) -> NDArray[np.bool_]:
@@ -198,8 +218,7 @@ def _figures(scenario: Scenario, sizes: Sizes, makespan_s: NDArray[np.float64]) 
     """What follows from the makespan."""
     workload = scenario.workload
     query = 1 if workload.phase == "decode" else sizes.sequence_length
-    peak = scenario.cluster.accelerator.peak_flop_per_s[scenario.dtype]
-    available = makespan_s * scenario.plan.num_devices * peak
+    available = makespan_s * scenario.peak_flop_per_s
     batch, sequence = sizes.batch_size.astype(float), sizes.sequence_length.astype(float)
     full = dataclasses.replace(workload, causal=False)
     return {

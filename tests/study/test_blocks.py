@@ -100,7 +100,11 @@ IMPOSSIBLE = {
         "must be true in the decode phase",
     ),
     "a smaller cluster": ({"num_devices": [16, 8]}, [1], "at most the 8 devices"),
-    "tiers that shrink": ({"cluster.tiers.0.domain_size": [8, 32], "cluster.tiers.1.domain_size": [16]}, [1], "grow"),
+    "tiers that shrink": (
+        {"cluster.tiers.0.domain_size": [8, 32], "cluster.tiers.1.domain_size": [16]},
+        [1],
+        "larger multiple of the 32 devices",
+    ),
 }
 
 
@@ -141,6 +145,50 @@ def test_too_much_work_is_impossible(base, block_of):
     assert block["reason"].tolist() == ["", "impossible: more picoseconds or bytes than 64 bits can count"]
     assert block.loc[1, FIGURES].isna().all()
     assert not block["fits"][1]
+
+
+RAGGED = {
+    "microbatches that do not go round": {"virtual_stages": 2, "pipeline": 2, "microbatch_size": 2},
+    "fewer tokens than parts": {"tensor": 2, "overlap_chunks": 4},
+    "one token a context rank, or an odd one": {"context": 2, "tensor": 2},
+}
+
+
+@pytest.mark.parametrize("plan", RAGGED.values(), ids=RAGGED)
+def test_sizes_that_a_plan_cannot_divide_say_why(base, block_of, refused, plan):
+    """In the words of the scenario; the others have their figures."""
+    scenario = base.with_(plan=perfsim.Plan(), num_hidden_layers=4)
+    block = block_of(scenario, plan=[perfsim.Plan(**plan)], batch_size=[5, 8], sequence_length=[2, 3, 100])
+    for _, row in block.iterrows():
+        sizes = {name: int(row[name]) for name in ("batch_size", "sequence_length")}
+        if row["reason"]:
+            faults = refused(scenario.with_, plan=perfsim.Plan(**plan), **sizes)
+            assert row["reason"] == "impossible: " + "; ".join(map(str, faults))
+        else:
+            assert row["makespan_s"] == perfsim.simulate(scenario.with_(plan=perfsim.Plan(**plan), **sizes)).makespan_s
+    assert block["reason"].ne("").any()
+    assert block["reason"].eq("").any()
+
+
+def test_a_batch_that_replicas_and_rounds_cannot_share_says_so(base, block_of):
+    """A replica without a sequence has no microbatches to count."""
+    plan = {"data": 2, "tensor": 2, "pipeline": 2, "virtual_stages": 2, "microbatch_size": 1}
+    block = block_of(base.with_(plan=perfsim.Plan(), num_hidden_layers=4), plan=[perfsim.Plan(**plan)],
+                     batch_size=[1, 4])  # fmt: skip
+    assert "must be a multiple of plan.data = 2" in block["reason"][0]
+    assert block["reason"][1] == ""
+
+
+@pytest.mark.parametrize("changes", [{"phase": "generation", "output_length": 2}, {"virtual_stages": 2}], ids=str)
+def test_too_much_work_of_one_point_is_no_matter_for_the_others(base, block_of, changes):
+    """Also where points are simulated one by one."""
+    block = block_of(
+        base.with_(num_hidden_layers=4, batch_size=2, keep_kv_cache=True, **changes), sequence_length=[100, 10**9]
+    )
+    assert block["reason"].tolist() == ["", "impossible: more picoseconds or bytes than 64 bits can count"]
+    assert block.loc[0, FIGURES].notna().all()
+    assert block.loc[1, FIGURES].isna().all()
+    assert block["fits"].tolist() == [True, False]
 
 
 HUGE = {

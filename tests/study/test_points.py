@@ -156,19 +156,57 @@ def test_points_of_the_seeds_equal_simulate(seed):
 @settings(max_examples=25)
 @given(data=st.data())
 def test_points_of_small_scenarios_equal_simulate(data, small_scenarios):
-    """Of every kind: degrees, schedules, uneven stages, links slow and fast, both phases."""
+    """Of every kind of model, plan and phase; its own sizes are possible, of the others some are not."""
     scenario = data.draw(small_scenarios)
-    batches = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=3, unique=True))
-    lengths = data.draw(st.lists(st.integers(1, 3000), min_size=1, max_size=2, unique=True))
-    microbatches = data.draw(st.lists(st.sampled_from([None, 1, 2, 5]), min_size=1, max_size=2, unique=True))
+    plan, workload = scenario.plan, scenario.workload
+    batches = {
+        workload.batch_size,
+        *(plan.data * batch for batch in data.draw(st.sets(st.integers(1, 40), max_size=2))),
+    }
     assert_equals_simulate(
         scenario,
         {
-            "sequence_length": lengths,
-            "microbatch_size": microbatches,
-            "batch_size": [scenario.plan.data * batch for batch in batches],
+            "sequence_length": sorted({workload.sequence_length, data.draw(st.integers(1, 3000))}),
+            "microbatch_size": list({plan.microbatch_size, data.draw(st.sampled_from([None, 1, 2, 5]))}),
+            "batch_size": sorted(batches),
         },
     )
+
+
+KINDS = {
+    "tensor": {"tensor": 4},
+    "sequence": {"tensor": 2, "sequence_parallel": True},
+    "overlap": {"tensor": 2, "overlap_chunks": 3},
+    "pipeline": {"pipeline": 2, "layers_per_stage": (3, 1)},
+    "interleaved": {"tensor": 2, "pipeline": 2, "virtual_stages": 2},
+    "context": {"data": 2, "context": 2},
+    "experts of a group": {"tensor": 4, "expert": 2},
+    "experts of replicas": {"tensor": 2, "data": 2, "expert": 4, "sequence_parallel": True, "overlap_chunks": 2},
+    "rank order": {"tensor": 2, "pipeline": 2, "data": 2, "rank_order": ("data", "pipeline", "tensor", "context")},
+}
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode", "generation"])
+@pytest.mark.parametrize("plan", KINDS.values(), ids=KINDS)
+def test_points_of_every_kind_of_plan_equal_simulate(families, h100, phase, plan):
+    """On a mixture with shared experts; some sizes cannot be divided, and a plan with rings only has a prefill."""
+    workload = perfsim.Workload(phase=phase, output_length=3 if phase == "generation" else 1, expert_imbalance=1.5)
+    scenario = perfsim.Scenario(h100, families["qwen2-moe"], perfsim.Plan(), workload)
+    ringless = {**plan, "context": 1} if phase != "prefill" else plan
+    axes = {
+        "plan": list(dict.fromkeys([perfsim.Plan(**plan), perfsim.Plan(**ringless)])),
+        "microbatch_size": [None, 3],
+        "sequence_length": [2, 3, 500],
+        "batch_size": [4, 7, 12],
+    }
+    assert_equals_simulate(scenario, axes)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_points_of_every_family_equal_simulate(family, h100, phase):
+    """Arrays of sizes go through the same lists of operators: windows shorter and longer than the sequence."""
+    scenario = perfsim.Scenario(h100, family, perfsim.Plan(tensor=2, pipeline=2), perfsim.Workload(phase=phase))
+    assert_equals_simulate(scenario, {"sequence_length": [1, 95, 97, 2000], "batch_size": [1, 7]})
 
 
 @pytest.mark.parametrize(
