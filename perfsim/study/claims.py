@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
-
+from perfsim.memory import hidden_state
 from perfsim.report.breakdown import time_by_kind
 from perfsim.simulation import Result
 from perfsim.study.compare import Comparison
@@ -117,8 +117,8 @@ def _communication(result: Result) -> Claim:
 
 
 def _batch(result: Result) -> Claim:
-    hidden = result.dag["input"].outputs[0]
-    whole = int(np.prod(hidden.shape)) * hidden.device_bytes // int(np.prod(hidden.device_shape))
+    hidden = hidden_state(result.dag)
+    whole = math.prod(hidden.shape) * hidden.device_bytes // math.prod(hidden.device_shape)
     capacity = result.scenario.cluster.accelerator.memory_bytes
     why = (
         f"one hidden state of the whole batch takes {format_bytes(whole)}, a GPU has {format_bytes(capacity)}; "

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from perfsim import html
 from perfsim.errors import Faults
 from perfsim.report.breakdown import IDLE, KINDS, time_by_kind
 from perfsim.simulation import Result, simulate
 from perfsim.spec.scenario import Scenario
-from perfsim.units import format_seconds
+from perfsim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,10 +182,11 @@ class Comparison:
         return plot_timelines({name: result.run for name, result in self.results.items()}, ax, end_s=end_s)
 
     def plot_waterfall(self, plan: str, start: str | None = None, ax: Axes | None = None) -> Axes:
-        """Draw `waterfall`."""
+        """Draw `waterfall`, without the kinds that neither plan has."""
         from perfsim.report.plots import plot_waterfall
 
-        return plot_waterfall(self.waterfall(plan, start), ax)
+        steps = self.waterfall(plan, start)
+        return plot_waterfall(steps[steps["change_s"] != 0], ax)
 
     def plot_time_by_kind(self, ax: Axes | None = None) -> Axes:
         """Draw `time_by_kind`."""
@@ -192,16 +194,39 @@ class Comparison:
 
         return plot_time_by_kind(self.time_by_kind, ax)
 
-    def __str__(self) -> str:
-        columns = [
-            "speedup", "makespan_s", "tokens_per_s", "first_sequence_s", "mfu", "bubble_fraction",
-            "communication_fraction", "fits",
-        ]  # fmt: skip
-        return "\n".join(
-            [f"Comparison with {self.baseline} as the baseline", self.table[columns].to_string(), *self.findings]
+    @property
+    def readable(self) -> pd.DataFrame:
+        """The main columns of `table` as texts with their units."""
+        import pandas as pd
+
+        table = self.table
+        return pd.DataFrame(
+            {
+                "speed-up": table["speedup"].map("{:.2f}x".format),
+                "makespan": table["makespan_s"].map(format_seconds),
+                "tokens/s": table["tokens_per_s"].map("{:,.0f}".format),
+                "first sequence": table["first_sequence_s"].map(format_seconds),
+                "MFU": table["mfu"].map("{:.1%}".format),
+                "bubble": table["bubble_fraction"].map("{:.1%}".format),
+                "communication": table["communication_fraction"].map("{:.1%}".format),
+                "peak memory": table["peak_bytes"].map(format_bytes),
+                "fits": table["fits"].map({True: "yes", False: "NO"}),
+            }
         )
+
+    @property
+    def title(self) -> str:
+        """What is compared, in one line."""
+        return f"Comparison with {self.baseline} as the baseline"
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, self.readable.to_string(), *self.findings])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return self.table.to_html(float_format="{:.4g}".format)
+        readable = self.readable
+        fits = [html.verdict(result.fits, html.FITS[result.fits]) for result in self.results.values()]
+        rows = [(name, *row[:-1], good) for (name, *row), good in zip(readable.itertuples(), fits, strict=True)]
+        header = ("plan", *readable.columns)
+        return html.card(self.title, html.table(header, rows, numbers=True), html.notes(self.findings))
