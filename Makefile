@@ -1,7 +1,7 @@
 # One word for each daily command. PYTHON names an environment with `pip install -e ".[dev]"`.
 PYTHON ?= python
 
-.PHONY: help install test lint format typecheck demo ci
+.PHONY: help install test browser lint format typecheck demo ci
 
 help:  ## Say what each word does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -11,6 +11,9 @@ install:  ## Install perfsim for development, with the tools
 
 test:  ## Run the tests and the examples in docstrings
 	$(PYTHON) -m pytest
+
+browser:  ## Test the page in a headless Chromium, which must be there
+	PERFSIM_BROWSER=required $(PYTHON) -m pytest -n 0 tests/browser
 
 lint:  ## Check style and format
 	$(PYTHON) -m ruff check .
