@@ -16,18 +16,31 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "perfsim"
 MAX_LINES = 400
-HEAVY = {"dask", "matplotlib", "networkx", "numba", "pandas", "pyarrow", "pygraphviz", "scipy", "simpy"}
+HEAVY = {
+    "bokeh",
+    "dask",
+    "jinja2",
+    "matplotlib",
+    "networkx",
+    "numba",
+    "pandas",
+    "pyarrow",
+    "pygraphviz",
+    "scipy",
+    "simpy",
+}
 
 # What a room may import besides itself: whole rooms, or single modules of a room.
-BELOW_COST = ["errors", "units", "spec", "ops"]
+BELOW_COST = ["errors", "units", "html", "spec", "ops"]
 BELOW_SIMULATION = [*BELOW_COST, "cost", "memory", "schedule", "sim", "report"]
 WITH_SIMULATION = [*BELOW_SIMULATION, "conditions", "simulation"]
 ALLOWED = {
     "version": [],
     "errors": [],
     "units": ["errors"],
-    "spec": ["errors", "units"],
-    "ops": ["errors", "units", "spec"],
+    "html": ["units"],
+    "spec": ["errors", "units", "html"],
+    "ops": ["errors", "units", "html", "spec"],
     "cost": BELOW_COST,
     "memory": BELOW_COST,
     "schedule": [*BELOW_COST, "cost"],
@@ -36,6 +49,7 @@ ALLOWED = {
     "conditions": BELOW_SIMULATION,
     "simulation": [*BELOW_SIMULATION, "conditions"],
     "serving": WITH_SIMULATION,
+    "versions": ["html", "spec", "version"],
     "study": [*WITH_SIMULATION, "serving", "version"],
     "cli": [*WITH_SIMULATION, "serving", "study", "version"],
     "__main__": ["cli"],  # python -m perfsim

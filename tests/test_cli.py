@@ -142,7 +142,7 @@ def test_run_shows_a_scenario(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome = invoke("run", "seed-improved")
     assert outcome.exit_code == 0
-    assert "TP8 x PP2 x DP1 pipelined, prefill of 1024 x 10000 tokens" in outcome.stdout
+    assert "TP8 x PP2, microbatch 1, prefill of 1024 x 10000 tokens" in outcome.stdout
     assert "The KV cache is dropped." in outcome.stdout
     assert outcome.stdout.count("[pass]") == 5
     assert list(tmp_path.iterdir()) == []
@@ -229,6 +229,20 @@ def test_a_profile_shows_the_source_of_every_number(name):
     shown = json.loads(invoke("profiles", name, "--json").stdout)
     assert shown["accelerator"]["memory_bytes"] == cluster.accelerator.memory_bytes
     assert shown["sources"] == dict(cluster.sources)
+
+
+def test_the_template_of_a_profile_is_a_profile(tmp_path):
+    """And shows the rule of what it leaves out."""
+    path = tmp_path / "mine.toml"
+    path.write_text(invoke("profiles", "--template").stdout, encoding="utf-8")
+    assert perfsim.load_cluster(path).name == "my-cluster"
+    assert "default: " in invoke("profiles", str(path)).stdout
+
+
+@pytest.mark.parametrize("extra", ["dgx-h100", "--json"])
+def test_the_template_takes_nothing_beside_it(extra):
+    """Rather than passing over it."""
+    refused_line(invoke("profiles", "--template", extra), extra, "must be left out")
 
 
 @pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["compare"], ["profiles"]])

@@ -17,15 +17,18 @@ TEXTS = ("text/plain", "text/markdown", "text/html")
 
 
 def texts_of(cell):
-    """Give what a cell shows as text: printed lines, tables and paragraphs; pictures only by their titles."""
-    texts = []
+    """Give what a cell shows as text: printed lines, tables and paragraphs; pictures only by their titles.
+
+    Printed lines are joined: into how many messages the kernel splits them depends on time.
+    """
+    texts, printed = [], ""
     for output in cell.get("outputs", []):
         if output.output_type == "stream":
             if output.name == "stdout":
-                texts.append(output.text)
+                printed += output.text
         else:
             texts += [output.data[kind] for kind in TEXTS if kind in output.get("data", {})]
-    return texts
+    return [printed, *texts]
 
 
 def code_cells(notebook):

@@ -1,11 +1,12 @@
-"""The command line: ``perfsim demo | run | compare | sweep | validate | profiles``."""
+"""The command line: ``perfsim demo | run | compare | report | sweep | validate | verify | profiles``."""
 
 from __future__ import annotations
 
 import click
 
-from perfsim.cli.commands import compare_command, demo_command, profiles_command, run_command
+from perfsim.cli.commands import compare_command, demo_command, profiles_command, run_command, verify_command
 from perfsim.cli.failures import Commands
+from perfsim.cli.report import report_command
 from perfsim.cli.sweeps import sweep_command
 from perfsim.cli.validation import validate_command
 from perfsim.version import __version__
@@ -22,5 +23,8 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (demo_command, run_command, compare_command, sweep_command, validate_command, profiles_command):
+for _command in (
+    demo_command, run_command, compare_command, report_command, sweep_command, validate_command, verify_command,
+    profiles_command,
+):  # fmt: skip
     main.add_command(_command)

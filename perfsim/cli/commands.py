@@ -1,4 +1,4 @@
-"""``perfsim demo | run | compare | profiles``."""
+"""``perfsim demo | run | compare | verify | profiles``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ import click
 
 from perfsim.cli.printing import echo_json, echo_table, json_option, records
 from perfsim.errors import Faults, InputError
+from perfsim.ops.checks import FAILS
+from perfsim.ops.foreign.verify import verify
 from perfsim.simulation import DETAILS, ENGINES, simulate
+from perfsim.spec.defaults import profile_template
 from perfsim.spec.files import load_scenario, to_plain
 from perfsim.spec.hardware import Cluster
 from perfsim.spec.profiles import list_profiles, load_cluster
 from perfsim.spec.scenario import Scenario
+from perfsim.study.advise import advise
 from perfsim.study.claims import deployment_claims
 from perfsim.study.compare import Comparison, compare
 from perfsim.study.demo import DEMO_BASELINE, DEMO_PLAN, DEMO_PLANS, write_demo, write_plan
-from perfsim.units import format_bytes, format_count, format_seconds
+from perfsim.units import format_bytes, format_count
 
-__all__ = ["compare_command", "demo_command", "profiles_command", "run_command"]
+__all__ = ["compare_command", "demo_command", "load_scenarios", "profiles_command", "run_command", "verify_command"]
 
 _engine_option = click.option("--engine", type=click.Choice(ENGINES), default="compiled", show_default=True)
 
@@ -64,14 +68,18 @@ def demo_command(out: Path, as_json: bool) -> None:
 @click.option("--detail", type=click.Choice(DETAILS), default="folded", show_default=True,
               help="Simulate one of the devices that do the same, or all.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for tables, pictures and the DAG of the plan.")
+@click.option("--advise", "advised", is_flag=True, help="List changes with which it fits, or else is faster.")
 @json_option
-def run_command(scenario: str, engine: str, detail: str, out: Path | None, as_json: bool) -> None:
+def run_command(scenario: str, engine: str, detail: str, out: Path | None, *, advised: bool, as_json: bool) -> None:
     """Simulate SCENARIO, the name of a shipped scenario or a TOML file."""
     result = simulate(load_scenario(scenario), engine=engine, detail=detail)
     paths = write_plan(result, out) if out is not None else ()
+    advice = advise(result.scenario) if advised else None
     if as_json:
         report = {"summary": result.summary.to_dict(), "load_balance": records(result.load_balance),
                   "memory": records(result.memory), "memory_findings": result.memory_findings}  # fmt: skip
+        if advice is not None:
+            report["advice"] = {"verdict": advice.verdict, "options": records(advice.table)}
         echo_json({**report, "files": [str(path) for path in paths]})
         return
     click.echo(str(result))
@@ -80,6 +88,8 @@ def run_command(scenario: str, engine: str, detail: str, out: Path | None, as_js
         click.echo(finding)
     click.echo("")
     click.echo(str(result.dag.verify()))
+    if advice is not None:
+        click.echo(f"\n{advice}")
     if out is not None:
         click.echo(f"\n{len(paths)} files are in {out}")
 
@@ -90,14 +100,14 @@ def run_command(scenario: str, engine: str, detail: str, out: Path | None, as_js
 @json_option
 def compare_command(scenarios: tuple[str, ...], baseline: str, as_json: bool) -> None:
     """Simulate SCENARIOS, names or TOML files, and hold them against one of them."""
-    comparison = compare(_load_scenarios(scenarios), baseline=baseline)
+    comparison = compare(load_scenarios(scenarios), baseline=baseline)
     if as_json:
         echo_json({"baseline": baseline, "table": records(comparison.table), "findings": comparison.findings})
     else:
         _echo_comparison(comparison)
 
 
-def _load_scenarios(names: tuple[str, ...]) -> dict[str, Scenario]:
+def load_scenarios(names: tuple[str, ...]) -> dict[str, Scenario]:
     """Load several scenarios; the faults of all come together, each with the name of its scenario."""
     faults, loaded = Faults(), {}
     for name in names:
@@ -110,13 +120,38 @@ def _load_scenarios(names: tuple[str, ...]) -> dict[str, Scenario]:
     return loaded
 
 
+@click.command("verify", short_help="Check the graph of a deployment, anybody's.")
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+@click.pass_context
+def verify_command(ctx: click.Context, path: Path, as_json: bool) -> None:
+    """Say which of five claims hold of the graph in PATH, a DOT file or the JSON of an operator graph.
+
+    The exit status is 1 where a claim does not hold, 0 where none is refuted.
+    """
+    report = verify(path)
+    if as_json:
+        echo_json(records(report.to_frame()))
+    else:
+        click.echo(str(report))
+    if any(check.verdict == FAILS for check in report.checks):
+        ctx.exit(1)
+
+
 @click.command("profiles", short_help="List the hardware profiles, or show one.")
 @click.argument("name", required=False)
+@click.option("--template", is_flag=True, help="Print a profile to fill in with the numbers of a datasheet.")
 @json_option
-def profiles_command(name: str | None, as_json: bool) -> None:
+def profiles_command(name: str | None, template: bool, as_json: bool) -> None:
     """List the hardware profiles, or show NAME (a profile or a TOML file) with the source of every number."""
     import pandas as pd
 
+    if template:
+        if name is not None or as_json:
+            given = name if name is not None else "--json"
+            raise InputError.of("profiles", given, "must be left out beside --template", "the template is TOML")
+        click.echo(profile_template(), nl=False)
+        return
     if name is not None:
         _show_profile(load_cluster(name), as_json=as_json)
         return
@@ -165,23 +200,7 @@ def _show_profile(cluster: Cluster, *, as_json: bool) -> None:
 
 
 def _echo_comparison(comparison: Comparison) -> None:
-    import pandas as pd
-
-    table = comparison.table
-    shown = pd.DataFrame(
-        {
-            "speed-up": table["speedup"].map("{:.2f}x".format),
-            "makespan": table["makespan_s"].map(format_seconds),
-            "tokens/s": table["tokens_per_s"].map("{:,.0f}".format),
-            "first sequence": table["first_sequence_s"].map(format_seconds),
-            "MFU": table["mfu"].map("{:.1%}".format),
-            "bubble": table["bubble_fraction"].map("{:.1%}".format),
-            "communication": table["communication_fraction"].map("{:.1%}".format),
-            "peak memory": table["peak_bytes"].map(format_bytes),
-            "fits": table["fits"].map({True: "yes", False: "NO"}),
-        }
-    )
-    echo_table(shown)
+    echo_table(comparison.readable)
     click.echo("MFU counts the FLOP that the workload asks for: with a causal mask half of the pairs of tokens.")
     for finding in comparison.findings:
         click.echo(finding)

@@ -109,7 +109,7 @@ def draw_deployment(folder: str | Path) -> tuple[Path, ...]:
 def write_drawings(program: Program, folder: Path) -> None:
     """Draw the complete DAG, the overview of the stages and the operators of one layer."""
     graph, scenario = program.graphs[0], program.scenario
-    operator_s = {o.name: float(cost.seconds) for o, cost in zip(graph, program.costs[0], strict=True)}
+    operator_s = {o.name: float(cost.seconds) for o, cost in zip(graph, program.costs(0), strict=True)}
     title = (
         f"{scenario.model.name}: {scenario.plan.tensor}-way tensor parallel, {scenario.plan.pipeline} pipeline stages"
     )
