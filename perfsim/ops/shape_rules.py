@@ -151,12 +151,18 @@ def _span_faults(operator: Operator, graph: Dag) -> list[str]:
 
 
 def _precision_faults(operator: Operator) -> list[str]:
-    """Weights are multiplied as they are stored, or unpacked to what activations are."""
+    """Weights are multiplied as they are stored, or unpacked to what activations are.
+
+    Scales of whole tensors are static, those of blocks are computed; without quantisation there are none.
+    """
     work, weight = operator.work, operator.weight
     if not isinstance(work, MatMul | Experts) or weight is None:
         return []
     dtype, read = operator.outputs[0].dtype, work.weight_dtype or work.dtype
     alike = read == weight.dtype if weight.dtype else ELEMENT_BYTES[read] == ELEMENT_BYTES[dtype]
+    static = weight.dtype == work.dtype != "fp8_block"
+    if isinstance(work, MatMul) and work.static_scales != static:
+        return [f"multiplies in {work.dtype} and has {'' if work.static_scales else 'no '}static scales"]
     if alike and work.dtype in {read, dtype}:
         return []
     return [f"multiplies {read} weights in {work.dtype}, but holds {weight.dtype or dtype} ones and gives {dtype}"]
