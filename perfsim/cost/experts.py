@@ -49,7 +49,7 @@ def experts_cost(cluster: Cluster, work: Experts, *, weights_in_l2: bool = False
     rows = busy * sizes.hidden * (ELEMENT_BYTES[work.dtype] + RESULT_BYTES)
     flop = 2 * busy * sizes.hidden * sizes.width * work.matrices
     light_s = light_seconds(cluster, flop=flop, flop_per_s=peak, hbm_bytes=weights + rows)
-    known = _coefficients(cluster.coefficients, work.dtype)
+    known = _coefficients(cluster.coefficients, work.dtype, work.weight_dtype)
     if known is None:
         time, source, range_factors = _by_peak(cluster, work, sizes, weights, flop / peak), ROOFLINE, None
     else:
@@ -59,7 +59,6 @@ def experts_cost(cluster: Cluster, work: Experts, *, weights_in_l2: bool = False
             operand_bytes=ELEMENT_BYTES[work.dtype], weight_bytes=_stored_bytes(work), gated=work.gated,
             weights_in_l2=weights_in_l2,
         )  # fmt: skip
-        source = source if work.weight_dtype in {None, work.dtype} else EXTRAPOLATED
     return Cost.of_parts(
         time.seconds.reshape(shape),
         compute_s=time.compute_s.reshape(shape),
@@ -83,12 +82,20 @@ def _stored_bytes(work: Experts) -> float:
 
 
 @lru_cache(maxsize=64)
-def _coefficients(tables: FrozenDict, dtype: str) -> tuple[GroupedMatmul, str, tuple[float, float] | None] | None:
-    """Coefficients that price a data type, their provenance and their range."""
-    found = nearest_table(tables, "grouped_matmul", dtype)
+def _coefficients(
+    tables: FrozenDict, dtype: str, weight_dtype: str | None
+) -> tuple[GroupedMatmul, str, tuple[float, float] | None] | None:
+    """Coefficients that price a data type, their provenance and their range.
+
+    A kernel that unpacks its weights has a table of its own, such as ``bf16-fp4``; without one, a kernel that does not
+    unpack them stands for it.
+    """
+    packed = f"grouped_matmul.{dtype}-{weight_dtype}"
+    found = (packed, True) if packed in tables else nearest_table(tables, "grouped_matmul", dtype)
     if found is None:
         return None
     key, own = found
+    own = own and (weight_dtype in {None, dtype} or key == packed)
     source = str(tables[key].get("source", CALIBRATED)) if own else EXTRAPOLATED
     return GroupedMatmul.from_table(tables[key]), source, error_range(tables[key])
 

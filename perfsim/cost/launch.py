@@ -31,7 +31,7 @@ class LaunchCosts:
         replayed graphs take 1.1 to 2.1 us, the gap included.
     host_s : float
         On the host, to issue one operator without a graph. Public tables have it for all-reduces only
-        (`CustomAllReduce.host_s`).
+        (``CustomAllReduce.host_s``).
     """
 
     graph_gap_s: float = 1e-6

@@ -77,9 +77,9 @@ def test_weights_in_fewer_bits_are_read_faster(library, stored):
         ("dgx-h100", "bf16", None, "calibrated"),
         ("dgx-h100", "fp16", None, "calibrated"),
         ("dgx-h100", "fp8_block", None, "calibrated"),
-        ("dgx-h100", "fp8", None, "extrapolated"),
+        ("dgx-h100", "fp8", None, "calibrated"),
         ("dgx-h100", "bf16", "fp4", "extrapolated"),
-        ("dgx-b200", "fp4", None, "extrapolated"),
+        ("dgx-b200", "fp4", None, "calibrated"),
         ("h20-8x", "bf16", None, "extrapolated"),
         ("dgx-a100-80gb", "bf16", None, "roofline"),
         ("mi300x-8x", "bf16", "int4", "roofline"),
@@ -90,6 +90,19 @@ def test_the_provenance(name, dtype, stored, source):
     cost = price(Experts(1000, 8, 4096, 2048, dtype, stored), perfsim.load_cluster(name))
     assert cost.source == source
     assert (cost.range_factors is None) == (source == "roofline")
+
+
+def test_kernels_that_unpack_their_weights_have_coefficients_of_their_own(h100):
+    """They are those of both data types; without them the kernel that unpacks none stands for them."""
+    packed, plain = (Experts(1000, 8, 4096, 2048, "bf16", stored) for stored in ("fp4", None))
+    tables = {name: table for name, table in h100.coefficients.items() if name != "grouped_matmul.bf16-fp4"}
+    own = {**tables["grouped_matmul.bf16"], "expert_s": 1e-5}
+    without = dataclasses.replace(h100, coefficients=tables)
+    with_own = dataclasses.replace(h100, coefficients={**tables, "grouped_matmul.bf16-fp4": own})
+    assert price(plain, with_own).seconds == price(plain, without).seconds
+    more_s = 8 * (1e-5 - tables["grouped_matmul.bf16"]["expert_s"])
+    assert price(packed, with_own).seconds == pytest.approx(price(packed, without).seconds + more_s, rel=1e-9)
+    assert [price(packed, cluster).source for cluster in (with_own, without)] == ["calibrated", "extrapolated"]
 
 
 @given(

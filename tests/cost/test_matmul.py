@@ -55,7 +55,7 @@ def test_weights_in_l2_are_faster(library):
         ("trtllm", "fp8", "calibrated"),
         ("trtllm", "int8", "extrapolated"),
         ("vllm", "bf16", "calibrated"),
-        ("vllm", "fp8", "extrapolated"),
+        ("vllm", "fp8", "calibrated"),
     ],
 )
 def test_dtypes_without_measurements_are_marked(kernels, dtype, source):

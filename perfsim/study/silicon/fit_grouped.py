@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from perfsim.cost.calibration.grouped_matmul import DEFAULT_LAYER, GroupedFit, MeasuredLayers, fit_grouped_matmul
+from perfsim.cost.calibration.matmul import WIDE
 from perfsim.cost.grouped_matmul import GroupedMatmul
 from perfsim.spec.tables import read_toml
 from perfsim.study.silicon.grouped_tables import contradictory_rows, measured_layers, read_layers, training_rows
@@ -27,6 +28,8 @@ ROWS = 5000
 """Rows that a set is fitted to, of the half that may be fitted."""
 
 _EVALUATIONS = 60
+_NEAR = 0.3
+"""Width of the prior, in the logarithm, of a set that starts from another one."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +60,71 @@ class GroupedSet:
         return GroupedMatmul.from_table(read_toml(self.file)["grouped_matmul"][self.dtype])
 
 
-SETS = (
-    GroupedSet("hopper", "trtllm", "bf16", "moe_torch_flow_cutlass", ("h100_sxm", "h200_sxm")),
-    GroupedSet("hopper", "trtllm", "fp8_block", "moe_torch_flow_cutlass", ("h100_sxm", "h200_sxm")),
-    GroupedSet("blackwell", "trtllm", "bf16", "moe_torch_flow_cutlass", ("b200_sxm", "gb200")),
-    GroupedSet("blackwell", "trtllm", "fp8_block", "deepgemm", ("b200_sxm", "gb200")),
+_SYSTEMS = {"hopper": ("h100_sxm", "h200_sxm"), "blackwell": ("b200_sxm", "gb200")}
+_KERNELS = {
+    ("hopper", "trtllm"): {
+        "bf16": "moe_torch_flow_cutlass",
+        "fp8": "moe_torch_flow_cutlass",
+        "fp8_block": "moe_torch_flow_cutlass",
+    },
+    ("hopper", "vllm"): {
+        "bf16": "vllm_unquantizedfusedmoe_triton_tritonexperts",
+        "fp8": "vllm_modeloptfp8moe_flashinfer_cutlass_flashinferexperts",
+        "fp8_block": "vllm_fp8moe_triton_tritonexperts",
+        "bf16-fp4": "vllm_gptossmxfp4moe_triton_oaitritonmxfp4expertsmonolithic",
+    },
+    ("hopper", "sglang"): {
+        "bf16": "sglang_fused_moe_triton",
+        "fp8_block": "sglang_fused_moe_triton",
+    },
+    ("blackwell", "trtllm"): {
+        "bf16": "moe_torch_flow_cutlass",
+        "fp8": "moe_torch_flow_cutlass",
+        "fp8_block": "deepgemm",
+        "fp4": "moe_torch_flow_cutlass",
+        "fp8-fp4": "moe_torch_flow",
+    },
+    ("blackwell", "vllm"): {
+        "bf16": "vllm_unquantizedfusedmoe_flashinfer_trtllm_trtllmbf16experts",
+        "fp8": "vllm_modeloptfp8moe_flashinfer_trtllm_trtllmfp8expertsmonolithic",
+        "fp8_block": "vllm_fp8moe_flashinfer_trtllm_trtllmfp8expertsmonolithic",
+        "fp4": "vllm_compressedtensorsw4a4nvfp4moe_flashinfer_trtllm_trtllmnvfp4expertsmonolithic",
+        "bf16-fp4": "vllm_gptossmxfp4moe_flashinfer_trtllm_mxfp4_bf16_trtllmmxfp4expertsmonolithic",
+        "fp8-fp4": "vllm_mxfp4moe_flashinfer_trtllm_mxfp4_mxfp8_trtllmmxfp4expertsmodular",
+    },
+    ("blackwell", "sglang"): {
+        "bf16": "sglang_flashinfer_trtllm_moe",
+        "fp8_block": "sglang_flashinfer_trtllm_moe",
+        "fp4": "sglang_flashinfer_trtllm_moe",
+    },
+}
+"""What a library runs for each data type, as its tables name it. What unpacks weights comes after what does not."""
+
+SETS = tuple(
+    GroupedSet(architecture, library, dtype, kernel, _SYSTEMS[architecture])
+    for (architecture, library), kernels in _KERNELS.items()
+    for dtype, kernel in kernels.items()
 )
 """What is shipped."""
 
 
 def fit_shipped_grouped_matmul(grouped_set: GroupedSet, layer: GroupedMatmul) -> GroupedFit:
-    """Fit one set from `DEFAULT_LAYER`; only the candidates and the block of `layer` are kept."""
-    matmul = replace(DEFAULT_LAYER.matmul, tiles=layer.matmul.tiles, k_block=layer.matmul.k_block)
+    """Fit one set from its prior; only the candidates and the block of `layer` are kept."""
+    prior, width = _prior(grouped_set)
+    matmul = replace(prior.matmul, tiles=layer.matmul.tiles, k_block=layer.matmul.k_block)
     count = ROWS // len(grouped_set.systems)
     rows = [_some(_half(grouped_set, system, train=True), count) for system in grouped_set.systems]
-    return fit_grouped_matmul(rows, replace(DEFAULT_LAYER, matmul=matmul), evaluations=_EVALUATIONS)
+    return fit_grouped_matmul(rows, replace(prior, matmul=matmul), prior_width=width, evaluations=_EVALUATIONS)
+
+
+def _prior(grouped_set: GroupedSet) -> tuple[GroupedMatmul, float]:
+    """Where a fit starts, and how freely it leaves that.
+
+    Kernels that unpack weights are measured for two configurations. One alone does not tell the time of an expert from
+    that of a launch, so they stay near the kernel of the same library that unpacks none.
+    """
+    multiplied, _, stored = grouped_set.dtype.partition("-")
+    return (replace(grouped_set, dtype=multiplied).shipped(), _NEAR) if stored else (DEFAULT_LAYER, WIDE)
 
 
 def write_grouped_matmuls(
@@ -124,9 +177,10 @@ def _half(grouped_set: GroupedSet, system: str, *, train: bool, contradictory: b
     """Read the rows of a system that may be fitted, or those that are held back."""
     table = read_layers(system, grouped_set.library, grouped_set.kernel, grouped_set.dtype)
     marked = training_rows(table, SEED) == train
+    rows = measured_layers(table, system, grouped_set.dtype)
     if not contradictory:
-        marked &= ~contradictory_rows(table)
-    return measured_layers(table[marked].reset_index(drop=True), system, grouped_set.dtype)
+        marked &= ~contradictory_rows(table, rows)
+    return rows.take(np.flatnonzero(marked))
 
 
 def _some(rows: MeasuredLayers, count: int) -> MeasuredLayers:

@@ -92,6 +92,13 @@ SETS = (
     MatmulSet("blackwell", "sglang", "bf16", _BLACKWELL),
     MatmulSet("blackwell", "sglang", "fp8_block", _BLACKWELL),
     MatmulSet("ada", "vllm", "bf16", ("l40s",)),
+    MatmulSet("blackwell", "trtllm", "fp4", _BLACKWELL),
+    MatmulSet("blackwell", "vllm", "fp4", _BLACKWELL),
+    MatmulSet("blackwell", "sglang", "fp4", _BLACKWELL),
+    MatmulSet("hopper", "vllm", "fp8", _HOPPER),
+    MatmulSet("blackwell", "vllm", "fp8", _BLACKWELL),
+    MatmulSet("hopper", "sglang", "fp8", _HOPPER),
+    MatmulSet("blackwell", "sglang", "fp8", _BLACKWELL),
 )
 """What is shipped. Those of bf16 come before those that take their launch time."""
 
@@ -118,7 +125,7 @@ def fit_shipped_matmul(matmul_set: MatmulSet, form: TiledMatmul, launch_s: float
         Launch time that is known from elsewhere. An fp8 set takes that of bf16, which leaves the rest to the quantiser:
         only their sum can be seen in its own table.
     """
-    quantiser = {"fp8": _PER_TENSOR, "fp8_block": _PER_BLOCK}.get(matmul_set.dtype)
+    quantiser = {"fp8": _PER_TENSOR, "fp4": _PER_TENSOR, "fp8_block": _PER_BLOCK}.get(matmul_set.dtype)
     return _fit(_training_parts([matmul_set], ROWS), form, launch_s, quantiser)
 
 

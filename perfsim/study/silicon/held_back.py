@@ -116,7 +116,8 @@ def _grouped(systems: Collection[str], _operators: Collection[str], sample: int 
         table, layer = read_toml(one.file)["grouped_matmul"][one.dtype], one.shipped()
         for system in (name for name in one.systems if name in systems):
             rows = grouped_tables.read_layers(system, one.library, one.kernel, one.dtype)
-            unseen, faulty = ~grouped_tables.training_rows(rows, SEED), grouped_tables.contradictory_rows(rows)
+            unseen = ~grouped_tables.training_rows(rows, SEED)
+            faulty = grouped_tables.contradictory_rows(rows, grouped_tables.measured_layers(rows, system, one.dtype))
             for operator, chosen in (("grouped_matmul", ~faulty), ("grouped_matmul_contradictory", faulty)):
                 held = draw_rows(rows[unseen & chosen].reset_index(drop=True), sample)
                 if not held.empty:
@@ -135,9 +136,8 @@ def _layer_roofline(cluster: Cluster, measured: Any) -> Array:
     pairs, used = loads.sum(axis=1), (loads > 0).sum(axis=1)
     hidden, width = measured.hidden_size, measured.expert_width
     compute_s = 6 * pairs * hidden * width / (measured.peak_flop_per_s * efficiency.matmul)
-    moved = measured.operand_bytes * (3 * used * hidden * width + pairs * (hidden + width)) + 2 * pairs * (
-        2 * width + hidden
-    )
+    weights = grouped_tables.stored_bytes(measured) * 3 * used * hidden * width
+    moved = weights + pairs * (measured.operand_bytes * (hidden + width) + 2 * (2 * width + hidden))
     memory_s = moved / (cluster.accelerator.memory_bytes_per_s * efficiency.memory)
     return np.asarray(np.maximum(compute_s, memory_s) + 2 * efficiency.kernel_s)
 

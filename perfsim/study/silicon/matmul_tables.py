@@ -24,7 +24,7 @@ ROTATIONS = {
 }
 """How the collectors of the public tables go round their operands."""
 
-TABLE_DTYPES = {"bf16": "bfloat16", "fp8": "fp8", "fp8_block": "fp8_block"}
+TABLE_DTYPES = {"bf16": "bfloat16", "fp8": "fp8", "fp8_block": "fp8_block", "fp4": "nvfp4"}
 """The tables' own names; ``fp8_block`` has a scale for each block of a tensor, ``fp8`` one for all of it."""
 
 _VERSIONS = {"trtllm": "1.3.0rc20", "vllm": "0.24.0", "sglang": "0.5.14"}

@@ -19,7 +19,7 @@ def called(monkeypatch):
 def test_fits_all_parts_or_those_that_are_named(called):
     """In an order that does not depend on the call."""
     command.refit()
-    assert called == ["matmul", "grouped_matmul", "attention", "communication", "memory_bound"]
+    assert called == ["matmul", "grouped_matmul", "attention", "communication", "memory_bound", "serving"]
     called.clear()
     command.refit(["attention"])
     assert called == ["attention"]
