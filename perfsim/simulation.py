@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from perfsim.conditions import Conditions, check_conditions, disturbances_of
 from perfsim.errors import Faults
 from perfsim.ops.flop import closed_form_flop
 from perfsim.ops.graph import OperatorGraph
-from perfsim.report import critical, frames, load_balance, memory_report, uncertainty
+from perfsim.report import critical, frames, load_balance, memory_report, plots, uncertainty
 from perfsim.report.breakdown import time_by_kind
 from perfsim.report.lanes import Run
 from perfsim.schedule.program import Program, make_program
@@ -27,6 +27,7 @@ from perfsim.units import format_bytes, format_seconds, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["DETAILS", "ENGINES", "Result", "simulate"]
 
@@ -125,7 +126,10 @@ class Result:
 
     @cached_property
     def makespan_range_s(self) -> tuple[float, float]:
-        """Seconds between which the makespan lies with a chance of about 80 %; see `perfsim.report.uncertainty`."""
+        """Seconds between which the makespan lies with a chance of about 80 %.
+
+        How: `perfsim.report.uncertainty.makespan_range_s`.
+        """
         return uncertainty.makespan_range_s(self.run)
 
     @property
@@ -259,6 +263,35 @@ class Result:
     def slack(self) -> pd.DataFrame:
         """One row an operator; see `perfsim.report.critical.slack_frame`."""
         return critical.slack_frame(self.run)
+
+    def plot_timeline(self, ax: Axes | None = None, **zoom: Any) -> Axes:
+        """Draw what each GPU does over time.
+
+        ``time_s=(a, b)``, ``stage``, ``microbatch`` and ``devices`` say what to show;
+        see `perfsim.report.plots.plot_timeline`.
+        """
+        return plots.plot_timeline(self.run, ax, **zoom)
+
+    def plot_roofline(self, ax: Axes | None = None) -> Axes:
+        """Draw every operator below the roofs of its device; see `perfsim.report.plots.plot_roofline`."""
+        return plots.plot_roofline(self.run, ax)
+
+    def plot_operators(self, ax: Axes | None = None) -> Axes:
+        """Draw the time by operator and by bound; see `perfsim.report.plots.plot_operators`."""
+        return plots.plot_operators(self.operators, ax)
+
+    def plot_load_balance(self, ax: Axes | None = None) -> Axes:
+        """Draw what each GPU spends the time with; see `perfsim.report.plots.plot_load_balance`."""
+        return plots.plot_load_balance(self.load_balance, ax)
+
+    def plot_memory(self, ax: Axes | None = None) -> Axes:
+        """Draw what fills each GPU at its peak; see `perfsim.report.plots.plot_memory`."""
+        return plots.plot_memory(self.memory, ax)
+
+    def plot_memory_over_time(self, device: int = 0, ax: Axes | None = None, **window: float) -> Axes:
+        """Draw the memory of one device over time; see `perfsim.report.plots.plot_memory_over_time`."""
+        over_time = self.memory_over_time(device)
+        return plots.plot_memory_over_time(over_time, int(self.memory["capacity_bytes"].loc[device]), ax, **window)
 
     @property
     def summary(self) -> pd.Series:

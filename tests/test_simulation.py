@@ -221,3 +221,27 @@ def test_nothing_is_written_unless_asked(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, check=True)
     assert list(here.iterdir()) == []
     assert list(temporary.iterdir()) == []
+
+
+def test_a_result_draws_itself(improved):
+    """Each method draws on the axes that it is given and hands the zoom on; those of a new figure show themselves."""
+    from matplotlib.figure import Figure
+
+    result = perfsim.simulate(improved.with_(batch_size=4))
+    draw = {
+        "plot_timeline": {"stage": 1, "microbatch": 2},
+        "plot_roofline": {},
+        "plot_operators": {},
+        "plot_load_balance": {},
+        "plot_memory": {},
+        "plot_memory_over_time": {"device": 9, "end_s": 0.1},
+    }
+    for name, arguments in draw.items():
+        ax = Figure().add_subplot()
+        assert getattr(result, name)(ax=ax, **arguments) is ax
+        assert ax.has_data()
+        assert getattr(result, name)()._repr_png_().startswith(b"\x89PNG")
+    ax = result.plot_timeline(stage=1, microbatch=2)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["GPUs 8–15 (stage 1)"]
+    with pytest.raises(perfsim.InputError, match="the 2 stages, 0 to 1"):
+        result.plot_timeline(stage=2)

@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 
 from perfsim.report.breakdown import IDLE, KINDS
 
-__all__ = ["FASTER", "INK", "KIND_COLOURS", "MEMORY_COLOURS", "MUTED", "SLOWER", "TOTAL", "WARNING", "ink_on", "mix"]
+__all__ = [
+    "BOUND_COLOURS",
+    "FASTER",
+    "INK",
+    "KIND_COLOURS",
+    "MEMORY_COLOURS",
+    "MUTED",
+    "SLOWER",
+    "TOTAL",
+    "WARNING",
+    "ink_on",
+    "mix",
+]
 
 INK = "#1A1A1A"
 MUTED = "#6B6B6B"
@@ -37,6 +49,15 @@ MEMORY_COLOURS = {
     "reserve": "#C4C4C4",
 }
 """Paul Tol's muted palette, in the order in which the parts are stacked."""
+
+BOUND_COLOURS = {
+    "compute": "#004488",
+    "memory": "#DDAA33",
+    "network": "#BB5566",
+    "overhead": "#8C8C8C",
+    "none": "#DDDDDD",
+}
+"""Of what bounds an operator: Paul Tol's high-contrast palette, and greys."""
 
 
 def mix(shares: NDArray[np.float64]) -> NDArray[np.uint8]:

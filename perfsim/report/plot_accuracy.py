@@ -17,7 +17,7 @@ _MOST_POINTS = 3000
 _COLUMNS = 3
 _SPAN = (0.25, 4.0)
 """Factors that are shown; beyond them lie on the edge."""
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999")
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#882255")
 
 
 def plot_accuracy(rows: pd.DataFrame) -> Axes:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from perfsim.errors import InputError
 from perfsim.report.colours import INK, MEMORY_COLOURS, WARNING
+from perfsim.report.device_groups import bars_of
 from perfsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ _NEAR = 0.3  # share of the capacity from which on a picture reaches up to it
 def plot_memory(memory: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw what fills the memory of each GPU at its peak, against its capacity; what does not fit is hatched.
 
+    Of many GPUs neighbours with the same figures share a bar. The capacity is in the picture when a peak comes near
+    it, and else in the title.
+
     Parameters
     ----------
     memory : DataFrame
@@ -50,21 +54,26 @@ def plot_memory(memory: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     from perfsim.report.canvas import byte_axis, device_axis, fresh, hatched, heading, legend_above, limit, stacked_bars
 
-    parts = {name: memory[column].to_numpy(dtype=np.float64) for name, column in _COLUMNS.items()}
-    total, capacity = sum(parts.values()), memory["capacity_bytes"].to_numpy(dtype=np.float64)
-    highest = float(max(np.max(total), capacity.max()))
+    peak, available = (memory[name].to_numpy(dtype=np.float64) for name in ("peak_bytes", "capacity_bytes"))
+    title = _verdict(peak, available, memory.index.to_numpy())
+    bars = bars_of(memory)
+    parts = {name: bars.frame[column].to_numpy(dtype=np.float64) for name, column in _COLUMNS.items()}
+    total, capacity = np.sum(list(parts.values()), axis=0), bars.frame["capacity_bytes"].to_numpy(dtype=np.float64)
+    near = bool((total >= _NEAR * capacity).any())
+    highest = float(max(total.max(), capacity.max() if near else 0.0))
     ax = fresh(ax, 10, 4.4)
     shown = {name: size for name, size in parts.items() if size.any()}
     stacked_bars(ax, shown, MEMORY_COLOURS)
-    over = np.asarray(total > capacity)
+    over = total > capacity
     extra = [hatched(ax, np.where(over, capacity, np.nan), np.where(over, total, np.nan))] if over.any() else []
-    edges = np.arange(len(memory) + 1) - 0.5
-    ax.stairs(capacity, edges, baseline=None, color=WARNING, linewidth=1.6, linestyle="--")
-    limit(ax, float(capacity[-1]), f"capacity\n{format_bytes(capacity[-1])}")
+    if near:
+        edges = np.arange(len(capacity) + 1) - 0.5
+        ax.stairs(capacity, edges, baseline=None, color=WARNING, linewidth=1.6, linestyle="--")
+        limit(ax, float(capacity[-1]), f"capacity\n{format_bytes(capacity[-1])}")
     ax.set_ylim(0, highest * 1.1)
     byte_axis(ax, "y", highest)
-    device_axis(ax, memory.index.to_numpy())
-    heading(ax, _verdict(np.asarray(total), capacity, memory.index.to_numpy()), above=18)
+    device_axis(ax, bars.labels)
+    heading(ax, title, above=18)
     legend_above(ax, {f"{name}{_most(size)}": MEMORY_COLOURS[name] for name, size in shown.items()}, extra)
     return ax
 

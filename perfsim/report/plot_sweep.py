@@ -50,6 +50,11 @@ _BEST = {
     "tokens_per_s": max,
     "mfu": max,
     "mfu_full_attention": max,
+    **{f"{name}{which}_s": min for name in ("ttft", "tpot", "latency") for which in ("", "_p50", "_p90", "_p99")},
+    "tokens_per_s_per_gpu": max,
+    "completed_requests_per_s": max,
+    "goodput_requests_per_s": max,
+    "goodput_share": max,
 }
 
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE")

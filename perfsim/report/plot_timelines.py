@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from perfsim.errors import InputError
+from perfsim.errors import Faults, InputError
 from perfsim.report.colours import INK, KIND_COLOURS, MUTED
 from perfsim.report.lanes import Run
 from perfsim.report.plot_lanes import (
@@ -17,30 +18,35 @@ from perfsim.report.plot_lanes import (
     have_room_for_numbers,
     mark_stages,
     number_microbatches,
-    window_of,
-)  # fmt: skip
-from perfsim.units import PICOSECONDS_PER_SECOND, format_seconds, seconds
+)
+from perfsim.report.zoom import Zoom, cut_of
+from perfsim.units import format_seconds, picoseconds, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot_timeline", "plot_timelines"]
 
+_LANE_INCHES = 0.17  # of one of many lanes
+_NAME_ROOM = 2.4  # in heights of a lane
+_FEW = 8  # lanes of a plan: fewer are higher
+
 
 def plot_timeline(
     run: Run,
     ax: Axes | None = None,
     *,
-    start_s: float | None = None,
-    end_s: float | None = None,
-    microbatches: Sequence[int] | None = None,
-    devices: Iterable[int] | None = None,
+    time_s: tuple[float, float] | None = None,
+    stage: int | Sequence[int] | None = None,
+    microbatch: int | Sequence[int] | None = None,
+    devices: int | Sequence[int] | None = None,
 ) -> Axes:
     """Draw what each GPU does over time.
 
     The upper part of a lane is the GPU's kernels, the lower and thinner part its collectives and transfers, so that
-    what overlaps is seen. Where two kernels run at once, the first of `perfsim.report.breakdown.KINDS` is shown. With
-    more than 48 GPUs, neighbours share a lane that shows their mean.
+    what overlaps is seen. Where two kernels run at once, the first of ``perfsim.report.breakdown.KINDS`` is shown. GPUs
+    of a stage that do the same at the same times share a lane. Where that gives more than 48 lanes, neighbours share
+    one that shows their mean.
 
     Parameters
     ----------
@@ -48,13 +54,15 @@ def plot_timeline(
         As in ``result.run``.
     ax : Axes, optional
         Where to draw; a new figure when left out.
-    start_s, end_s : float, optional
-        Show only this time of the run.
-    microbatches : sequence of int, optional
-        Show only the time from the first start to the last end of these microbatches, such as ``range(3)``. What other
-        microbatches do in that time is shown too.
-    devices : iterable of int, optional
-        Show only these GPUs.
+    time_s : (float, float), optional
+        Show only the time between these seconds of the run.
+    stage : int or sequence of int, optional
+        Show only the GPUs of these pipeline stages.
+    microbatch : int or sequence of int, optional
+        Show only the time from the first start to the last end of these microbatches on the GPUs shown, such as
+        ``range(3)``. What other microbatches do in that time is shown too.
+    devices : int or sequence of int, optional
+        Show only these GPUs, each on a lane of its own; not together with `stage`.
 
     Returns
     -------
@@ -63,21 +71,24 @@ def plot_timeline(
     Raises
     ------
     InputError
-        There is no such time, microbatch or GPU in the run.
+        There is no such time, stage, microbatch or GPU in the run.
 
     Examples
     --------
     >>> import perfsim
     >>> run = perfsim.simulate(perfsim.load_scenario("seed-improved").with_(batch_size=8)).run
-    >>> ax = plot_timeline(run, microbatches=range(3))
-    >>> ax.get_xlabel()
-    'time (ms)'
+    >>> ax = plot_timeline(run, microbatch=range(3))
+    >>> ax.get_xlabel(), [label.get_text() for label in ax.get_yticklabels()]
+    ('time (ms)', ['GPUs 0–7 (stage 0)', 'GPUs 8–15 (stage 1)'])
     """
     from perfsim.report.canvas import fresh, pixels_wide, time_axis
 
-    lanes = Lanes(run, groups_of(run, devices), window_of(run, start_s, end_s, microbatches))
+    zoom, faults = Zoom(time_s, stage, microbatch, devices), Faults()
+    zoom.check(run, faults)
+    faults.raise_if_any()
+    lanes = Lanes(run, groups_of(run, zoom.devices_of(run), apart=devices is not None), zoom.window_of(run))
     count = len(lanes.groups)
-    ax = fresh(ax, 11, 1.4 + max(0.36 * min(count, 16) + 0.15 * max(count - 16, 0), 0.6))
+    ax = fresh(ax, 11, 1.4 + 0.7 * min(count, 4) + 0.36 * min(max(count - 4, 0), 12) + 0.15 * max(count - 16, 0))
     pixels = pixels_wide(ax)
     lanes = dataclasses.replace(lanes, numbered=have_room_for_numbers(lanes, pixels))
     seen, stacked = draw_lanes(ax, lanes, pixels)
@@ -85,16 +96,26 @@ def plot_timeline(
     if lanes.numbered:
         number_microbatches(ax, lanes, pixels)
     ax.set_xlim(*lanes.window_s)
-    ax.set_ylim(count - 0.4, -0.6)
-    ax.set_yticks(range(count), lanes.labels, fontsize=9)
+    ax.set_ylim(lanes.bottom + 0.1, lanes.first - 0.1)
+    ax.set_yticks(lanes.middles, lanes.labels, fontsize=9)
     time_axis(ax, "x", lanes.window_s[1] - lanes.window_s[0])
-    _dress(ax, seen, _title(run))
+    _dress(ax, seen, _title(run) + f", {zoom.words}" * bool(zoom.words))
     _explain(ax, [lanes], stacked)
     return ax
 
 
-def plot_timelines(runs: Mapping[str, Run], ax: Axes | None = None, *, end_s: float | None = None) -> Axes:
+def plot_timelines(
+    runs: Mapping[str, Run],
+    ax: Axes | None = None,
+    *,
+    time_s: tuple[float, float] | None = None,
+    stage: int | Sequence[int] | None = None,
+    microbatch: int | Sequence[int] | None = None,
+) -> Axes:
     """Draw the timelines of several plans on one axis of time, a group of lanes each.
+
+    A plan that takes more than three times as long as the others would squeeze them, so the picture is cut behind the
+    others unless `time_s` or `microbatch` says what to show; the plan's name then says so.
 
     Parameters
     ----------
@@ -102,8 +123,12 @@ def plot_timelines(runs: Mapping[str, Run], ax: Axes | None = None, *, end_s: fl
         By the name of the plan.
     ax : Axes, optional
         Where to draw; a new figure when left out.
-    end_s : float, optional
-        Show only what comes before it: the pipelines fill in the first instants.
+    time_s : (float, float), optional
+        Show only the time between these seconds: the pipelines fill in the first instants.
+    stage : int or sequence of int, optional
+        Show only the GPUs of these pipeline stages of each plan.
+    microbatch : int or sequence of int, optional
+        Show only the time that these microbatches take, from their first start to their last end under any plan.
 
     Returns
     -------
@@ -112,7 +137,7 @@ def plot_timelines(runs: Mapping[str, Run], ax: Axes | None = None, *, end_s: fl
     Raises
     ------
     InputError
-        There is no run, or `end_s` is not above 0.
+        There is no run, or no such time, stage or microbatch in one of the runs.
 
     Examples
     --------
@@ -127,70 +152,98 @@ def plot_timelines(runs: Mapping[str, Run], ax: Axes | None = None, *, end_s: fl
 
     if not runs:
         raise InputError.of("runs", dict(runs), "must have at least one run")
-    if end_s is not None and not end_s > 0:
-        raise InputError.of("end_s", end_s, "must be above 0 seconds")
-    last_s = end_s if end_s is not None else max(float(seconds(run.makespan_ps)) for run in runs.values())
-    plans, bottom = _stacked(runs, last_s)
-    ax = fresh(ax, 11, 1.4 + 0.165 * bottom)
+    zoom = Zoom(time_s, stage, microbatch)
+    low_s, high_s = _shown_s(runs, zoom)
+    plans = _stacked(runs, zoom, (low_s, high_s))
+    bottom = plans[-1].bottom
+    ax = fresh(ax, 11, 1.4 + _LANE_INCHES * (bottom + 2))
     seen: set[str] = set()
     stacked = False
     for name, lanes in zip(runs, plans, strict=True):
-        kinds, crowded = draw_lanes(ax, lanes, max(round(pixels_wide(ax) * lanes.window_s[1] / last_s), 1))
+        share = (lanes.window_s[1] - lanes.window_s[0]) / (high_s - low_s)
+        kinds, crowded = draw_lanes(ax, lanes, max(round(pixels_wide(ax) * share), 1))
         seen, stacked = seen | kinds, stacked or crowded
-        _name_plan(ax, name, lanes, last_s)
-    ticks = [(lanes.first + lane, label) for lanes in plans for lane, label in _end_labels(lanes)]
+        _name_plan(ax, name, lanes, (low_s, high_s))
+    ticks = [label for lanes in plans for label in _some_labels(lanes)]
     ax.set_yticks([y for y, _ in ticks], [label for _, label in ticks], fontsize=8)
-    ax.set_ylim(bottom - 0.2, -2.0)
-    ax.set_xlim(0, last_s)
-    time_axis(ax, "x", last_s)
-    first = f", the first {format_seconds(last_s)}" if end_s is not None else ""
-    _dress(ax, seen, f"What each GPU does under each plan{first}")
+    ax.set_ylim(bottom + 0.3, -1.5)
+    ax.set_xlim(low_s, high_s)
+    time_axis(ax, "x", high_s - low_s)
+    _dress(ax, seen, "What each GPU does under each plan" + f", {zoom.words}" * bool(zoom.words))
     _explain(ax, plans, stacked)
     return ax
 
 
-def _stacked(runs: Mapping[str, Run], last_s: float) -> tuple[list[Lanes], float]:
-    """Stand the plans one below the other, with room for a name above each; gives the bottom too."""
+def _shown_s(runs: Mapping[str, Run], zoom: Zoom) -> tuple[float, float]:
+    """Seconds from which and until which the plans are shown."""
+    longest = max(runs.values(), key=lambda run: run.makespan_ps)
+    faults = Faults()
+    for name, run in runs.items():
+        # A time need not lie within the shorter plans.
+        own = Zoom(zoom.time_s if run is longest else None, zoom.stage, zoom.microbatch)
+        own.check(run, faults.inside(f"runs[{name!r}]") if run is not longest or zoom.time_s is None else faults)
+    faults.raise_if_any()
+    ends_s = [float(seconds(run.makespan_ps)) for run in runs.values()]
+    if zoom.time_s is not None:
+        return max(float(zoom.time_s[0]), 0.0), min(float(zoom.time_s[1]), max(ends_s))
+    if zoom.microbatch is not None:
+        windows = [zoom.window_of(run) for run in runs.values()]
+        return float(seconds(min(low for low, _ in windows))), float(seconds(max(high for _, high in windows)))
+    return 0.0, cut_of(ends_s) or max(ends_s)
+
+
+def _stacked(runs: Mapping[str, Run], zoom: Zoom, shown_s: tuple[float, float]) -> list[Lanes]:
+    """Stand the plans one below the other, with room for a name above each; those of few lanes have higher ones."""
     plans: list[Lanes] = []
     top = 0.0
+    low, high = (int(picoseconds(bound)) for bound in shown_s)
     for run in runs.values():
-        window = 0, min(run.makespan_ps, round(last_s * PICOSECONDS_PER_SECOND))
-        plans.append(Lanes(run, groups_of(run, None, MOST_LANES // max(len(runs), 2)), window, top))
-        top += len(plans[-1].groups) + 2.4
-    return plans, top - 2.4
+        groups = groups_of(run, zoom.devices_of(run), most=MOST_LANES // max(len(runs), 2))
+        height = min(max(_FEW / len(groups), 1.0), 3.0)
+        # A plan that is over before the picture begins has one instant at its left.
+        window = min(low, run.makespan_ps - 1), max(min(high, run.makespan_ps), min(low, run.makespan_ps - 1) + 1)
+        plans.append(Lanes(run, groups, window, top, height))
+        top = plans[-1].bottom + _NAME_ROOM
+    return plans
 
 
-def _name_plan(ax: Axes, name: str, lanes: Lanes, last_s: float) -> None:
-    """Write the name and the makespan of a plan above its lanes, and draw a line where it ends."""
+def _name_plan(ax: Axes, name: str, lanes: Lanes, shown_s: tuple[float, float]) -> None:
+    """Write the name and the makespan of a plan above its lanes, and say at its right where it ends."""
     makespan_s = float(seconds(lanes.run.makespan_ps))
+    top, bottom = lanes.first - 0.1, lanes.bottom + 0.1
     words = f"{name}: makespan {format_seconds(makespan_s)}"
-    ax.text(0, lanes.first - 0.75, words, fontsize=10, color=INK, va="bottom")
-    if makespan_s <= last_s:
-        ends = lanes.first - 0.6, lanes.first + len(lanes.groups) - 0.4
-        ax.plot([makespan_s] * 2, ends, color=INK, linewidth=1.5, solid_capstyle="butt")
+    ax.text(shown_s[0], top - 0.1, words, fontsize=10, color=INK, va="bottom")
+    if makespan_s > shown_s[1]:
+        more = f"goes on until {format_seconds(makespan_s)} →"
+        ax.text(shown_s[1], top - 0.1, more, fontsize=9, color=MUTED, va="bottom", ha="right")
+    elif makespan_s > shown_s[0]:
+        ax.plot([makespan_s] * 2, (top, bottom), color=INK, linewidth=1.5, solid_capstyle="butt")
 
 
-def _end_labels(lanes: Lanes) -> list[tuple[int, str]]:
-    """Labels of the lanes: of all when they are few, else of every fourth."""
-    labels = lanes.labels
-    step = 1 if len(labels) <= 8 else 4  # noqa: PLR2004 - as many as have room
-    return [(lane, labels[lane]) for lane in range(0, len(labels), step)]
+def _some_labels(lanes: Lanes) -> list[tuple[float, str]]:
+    """Labels of the lanes with their places: of all when they are few, else of every fourth."""
+    step = 1 if len(lanes.groups) <= _FEW else 4
+    return list(zip(lanes.middles, lanes.labels, strict=True))[::step]
 
 
 def _title(run: Run) -> str:
     scenario = run.program.scenario
-    plan, device = scenario.plan, scenario.cluster.accelerator.name
+    plan = scenario.plan
+    kinds = Counter[str]()
+    for stage in range(plan.pipeline):
+        kinds[scenario.segment(stage).accelerator.name] += plan.stage_devices
+    devices = " and ".join(f"{count:,} × {name}" for name, count in kinds.items())
     degrees = f"TP{plan.tensor} × PP{plan.pipeline}" + (f" × DP{plan.data}" if plan.data > 1 else "")
     makespan = format_seconds(float(seconds(run.makespan_ps)))
-    return f"What each GPU does: {degrees} {plan.schedule} on {plan.num_devices} × {device}, makespan {makespan}"
+    return f"{degrees} {plan.schedule} on {devices}, makespan {makespan}"
 
 
 def _explain(ax: Axes, plans: Sequence[Lanes], stacked: bool) -> None:
     """Say how to read a lane, below the right end of the axis of time."""
     notes = ["a lane: kernels above, communication below"]
-    sizes = [max(len(group) for group in lanes.groups) for lanes in plans]
-    if max(sizes) > 1:
-        notes.append(f"the mean of {' or '.join(str(size) for size in dict.fromkeys(sizes))} GPUs")
+    mixed = any(len(lanes.models(lane)[0]) > 1 for lanes in plans for lane in range(len(lanes.groups)))
+    if mixed:
+        notes.append("the mean of its GPUs")
     if stacked:
         notes.append("a colour is as high as its share of the time")
     if any(lanes.numbered for lanes in plans):
@@ -205,7 +258,6 @@ def _dress(ax: Axes, seen: set[str], title: str) -> None:
     """Give a timeline its legend, its title and a quiet frame."""
     from perfsim.report.canvas import heading, legend_above
 
-    ax.set_ylabel("GPU")
     ax.set_xlabel(ax.get_xlabel(), loc="left")
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="x", colors=INK)

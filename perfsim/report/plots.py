@@ -14,9 +14,13 @@ import numpy as np
 from perfsim.errors import InputError
 from perfsim.report.breakdown import IDLE, KINDS
 from perfsim.report.colours import FASTER, INK, KIND_COLOURS, MUTED, SLOWER, TOTAL, ink_on
+from perfsim.report.device_groups import bars_of
 from perfsim.report.plot_memory import plot_memory, plot_memory_over_time
+from perfsim.report.plot_operators import plot_operators
+from perfsim.report.plot_roofline import plot_roofline
 from perfsim.report.plot_sweep import plot_heatmap, plot_lines, plot_pareto
 from perfsim.report.plot_timelines import plot_timeline, plot_timelines
+from perfsim.report.zoom import cut_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,14 +32,15 @@ __all__ = [
     "plot_load_balance",
     "plot_memory",
     "plot_memory_over_time",
+    "plot_operators",
     "plot_pareto",
+    "plot_roofline",
     "plot_time_by_kind",
     "plot_timeline",
     "plot_timelines",
     "plot_waterfall",
 ]
 
-_FEW_DEVICES = 24  # with room for a figure over each bar
 _WIDE_ENOUGH = 0.055  # share of the axis that a number takes
 
 
@@ -62,6 +67,14 @@ def plot_load_balance(load_balance: pd.DataFrame, ax: Axes | None = None) -> Axe
     """
     from perfsim.report.canvas import device_axis, fresh, heading, legend_above, stacked_bars, time_axis
 
+    utilization = load_balance["utilization"].to_numpy()
+    least = int(utilization.argmin())
+    title = (
+        f"Load balance: GPUs busy {utilization.mean():.1%} of the makespan on the mean, "
+        f"at least {utilization[least]:.1%} (GPU {load_balance.index[least]})"
+    )
+    bars = bars_of(load_balance)
+    load_balance = bars.frame
     colours = {
         "compute": KIND_COLOURS["matmul"],
         "communication that nothing hides": KIND_COLOURS["collective"],
@@ -69,21 +82,16 @@ def plot_load_balance(load_balance: pd.DataFrame, ax: Axes | None = None) -> Axe
     }
     busy, compute = load_balance["busy_s"].to_numpy(), load_balance["compute_s"].to_numpy()
     makespan_s = float((busy + load_balance["idle_s"].to_numpy()).max())
-    utilization = load_balance["utilization"].to_numpy()
     ax = fresh(ax, 10, 4.2)
     parts = dict(zip(colours, (compute, busy - compute, load_balance["idle_s"].to_numpy()), strict=True))
     stacked_bars(ax, parts, colours)
-    if len(load_balance) <= _FEW_DEVICES:
-        for place, share in enumerate(utilization.tolist()):
+    if bars.named:
+        for place, share in enumerate(load_balance["utilization"].tolist()):
             ax.text(place, makespan_s * 1.01, f"{share:.1%}", ha="center", va="bottom", fontsize=8, color=INK)
     ax.set_ylim(0, makespan_s * 1.08)
     time_axis(ax, "y", makespan_s)
-    device_axis(ax, load_balance.index.to_numpy())
-    least = int(utilization.argmin())
-    heading(
-        ax, f"Load balance: GPUs busy {utilization.mean():.1%} of the makespan on the mean, "
-        f"at least {utilization[least]:.1%} (GPU {load_balance.index[least]})", above=18,
-    )  # fmt: skip
+    device_axis(ax, bars.labels)
+    heading(ax, title, above=18)
     legend_above(ax, colours)
     return ax
 
@@ -115,35 +123,48 @@ def plot_time_by_kind(parts: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     table = parts.reindex(columns=list(KINDS), fill_value=0.0).astype(float)
     totals = table.sum(axis=1).to_numpy()
-    longest = float(totals.max())
+    longest = _shown_s(table)
     ax = fresh(ax, 10, 1.6 + 0.55 * len(table))
     left = np.zeros(len(table))
     for kind in KINDS:
         width = table[kind].to_numpy()
         ax.barh(np.arange(len(table)), width, 0.62, left, color=KIND_COLOURS[kind], label=kind)
-        for row in np.flatnonzero(width >= _WIDE_ENOUGH * longest).tolist():
-            middle = left[row] + width[row] / 2
+        seen = np.minimum(left + width, longest) - left
+        for row in np.flatnonzero(seen >= _WIDE_ENOUGH * longest).tolist():
+            middle = left[row] + seen[row] / 2
             words = seconds_text(float(width[row]), longest)
             ax.text(middle, row, words, ha="center", va="center", fontsize=9, color=ink_on(KIND_COLOURS[kind]))
         left += width
     for row, total in enumerate(totals.tolist()):
-        ax.text(
-            total + 0.008 * longest,
-            row,
-            seconds_text(total, longest, 4),
-            va="center",
-            fontsize=9,
-            color=INK,
-            weight="bold",
-        )
+        words, end = seconds_text(total, longest, 4), min(total, longest) + 0.008 * longest
+        if total > longest:
+            ax.broken_barh([(longest, 0.1 * longest)], (row - 0.4, 0.8), color="white", zorder=2)  # over the rest of it
+            _break(ax, longest, row)
+        ax.text(end, row, words, va="center", fontsize=9, color=INK, weight="bold")
     ax.set_xlim(0, longest * 1.1)
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_yticks(range(len(table)), [str(name) for name in table.index])
     time_axis(ax, "x", longest, "time of a GPU, mean")
     ax.spines[["top", "right"]].set_visible(False)
-    heading(ax, "Where the time goes", above=18)
+    cut = "; a bar that is cut goes on to its figure" if totals.max() > longest else ""
+    heading(ax, f"Where the time goes{cut}", above=18)
     legend_above(ax, {kind: KIND_COLOURS[kind] for kind in KINDS if table[kind].any()})
     return ax
+
+
+def _shown_s(table: pd.DataFrame) -> float:
+    """Seconds up to which bars are shown: all, unless a long one would squeeze the others and no work is cut."""
+    totals = table.sum(axis=1)
+    busy = float((totals - table[IDLE]).max())
+    cut = cut_of(totals.tolist())
+    return float(totals.max()) if cut is None or 2 * max(cut, busy) > totals.max() else max(cut, busy)
+
+
+def _break(ax: Axes, end: float, row: int) -> None:
+    """Mark the end of a bar that is cut by two slanting lines."""
+    for shift in (-0.006, 0.0):
+        ends = [end * (1 + shift - 0.004), end * (1 + shift + 0.004)]
+        ax.plot(ends, [row + 0.4, row - 0.4], color=INK, linewidth=1.2)
 
 
 def plot_waterfall(waterfall: pd.DataFrame, ax: Axes | None = None) -> Axes:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from perfsim.report.breakdown import IDLE, KINDS
 from perfsim.report.lanes import COMMUNICATION, COMPUTE, Run
 
-__all__ = ["PARTS", "Executions", "Strip", "mean_shares", "stack", "strip_of"]
+__all__ = ["PARTS", "Executions", "Strip", "mean_shares", "strip_of"]
 
 PARTS = {
     "compute": tuple(kind for kind in KINDS if kind in COMPUTE),
@@ -41,14 +41,9 @@ class Strip:
     kind: NDArray[np.int8]
 
     @property
-    def bars(self) -> int:
-        """Pieces in which something goes on."""
-        return int((self.kind != _IDLE).sum())
-
-    @property
-    def shortest_ps(self) -> int:
-        """Length of the shortest piece in which something goes on; endless where nothing does."""
-        return int(np.diff(self.edge_ps)[self.kind != _IDLE].min(initial=np.iinfo(np.int64).max))
+    def lengths_ps(self) -> NDArray[np.int64]:
+        """Lengths of the pieces in which something goes on."""
+        return np.diff(self.edge_ps)[self.kind != _IDLE]
 
     def pieces(self, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Starts and ends of the pieces of one kind."""
@@ -155,6 +150,10 @@ class Executions:
         rows = self._row[mine][self._part["compute"][mine]]
         return np.asarray(self.run.start_ps[:, rows].min(axis=1))
 
+    def end_ps(self, slot: int) -> int:
+        """When a slot ends its last task."""
+        return int(self.run.end_ps[:, self._row[self._bounds[slot] : self._bounds[slot + 1]]].max())
+
 
 def mean_shares(strips: Sequence[Strip], weights: Sequence[int], pixel_ps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of every kind in every pixel, on the mean over several strips; see `Strip.shares`."""
@@ -164,28 +163,3 @@ def mean_shares(strips: Sequence[Strip], weights: Sequence[int], pixel_ps: NDArr
         together[key] = strip, weight + (together[key][1] if key in together else 0)
     shares = sum(weight * strip.shares(pixel_ps) for strip, weight in together.values())
     return np.asarray(shares / sum(weights), dtype=np.float64)
-
-
-def stack(shares: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
-    """Stand the kinds of every pixel on each other, the first of `KINDS` at the bottom, each as high as its share.
-
-    Parameters
-    ----------
-    shares : ndarray, shape (kinds, pixels)
-    rows : int
-        Into how many the height is cut; a single one holds the mixture.
-
-    Returns
-    -------
-    ndarray, shape (kinds, rows, pixels)
-        Share of every kind in every cell; the mean over the rows is `shares`.
-
-    Examples
-    --------
-    >>> stack(np.array([[0.75], [0.25]]), 2).tolist()
-    [[[0.5], [1.0]], [[0.5], [0.0]]]
-    """
-    top = np.minimum(np.cumsum(shares, axis=0), 1.0)[:, np.newaxis] * rows
-    bottom = np.concatenate([np.zeros_like(top[:1]), top[:-1]])
-    row = np.arange(rows - 1, -1, -1, dtype=np.float64)[:, np.newaxis]
-    return np.asarray(np.clip(np.minimum(top, row + 1) - np.maximum(bottom, row), 0.0, None))

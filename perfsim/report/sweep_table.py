@@ -34,12 +34,30 @@ _RESULTS = {
     "mfu_full_attention": "MFU with full attention",
     "peak_bytes": "memory at its peak",
     "capacity_bytes": "memory capacity",
+    **{
+        f"{name}{which}_s": f"{words}{which.replace('_', ' ')}"
+        for name, words in (("ttft", "TTFT"), ("tpot", "TPOT"), ("latency", "latency"))
+        for which in ("", "_p50", "_p90", "_p99")
+    },
+    "tokens_per_s_per_gpu": "throughput of a GPU",
+    "completed_requests_per_s": "requests completed",
+    "goodput_requests_per_s": "goodput",
+    "goodput_share": "share of goodput",
+    "most_kv_share": "KV cache at its peak",
+    "preemptions": "preemptions",
+    "gpus": "GPUs",
+    "drains": "drains",
     "fits": "fits",
     "reason": "reason",
 }
 """Columns that a sweep computes, in words."""
 
+_RATES = {"requests_per_s": "request rate"}
+"""Fields whose names without the unit would say something else."""
+
 _UNITS = {
+    "tokens_per_s_per_gpu": ((1.0, "tokens/s"),),
+    "requests_per_s": ((1.0, "requests/s"),),
     "tokens_per_s": ((1e6, "million tokens/s"), (1.0, "tokens/s")),
     "flop_per_s": ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s")),
     "bytes_per_s": ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s")),
@@ -49,10 +67,13 @@ _UNITS = {
     "watt": ((1.0, "W"),),
     "mfu": ((0.01, "%"),),
     "mfu_full_attention": ((0.01, "%"),),
+    "share": ((0.01, "%"),),
 }
 """By the end of a column's name, the longest first. The largest is used of which the values are at least two."""
 
-_COUNTED = {"batch_size": "sequences", "microbatch_size": "sequences", "sequence_length": "tokens"}
+_COUNTED = {
+    "batch_size": "sequences", "microbatch_size": "sequences", "sequence_length": "tokens", "concurrency": "clients",
+}  # fmt: skip
 
 _WIDE = 50.0  # ratio of values from which on a linear scale hides the small ones
 _GEOMETRIC = 4.0  # least ratio of the last to the first value of a geometric series
@@ -182,7 +203,8 @@ def words_of(name: str) -> str:
     >>> words_of("tokens_per_s"), words_of("cluster.accelerator.memory_bytes_per_s"), words_of("plan")
     ('throughput', 'cluster accelerator memory', 'plan')
     """
-    words = _RESULTS.get(name) or name.removesuffix(_ending(name)).strip("._") or name
+    known = _RESULTS.get(name) or _RATES.get(name.rpartition(".")[2])
+    words = known or name.removesuffix(_ending(name)).strip("._") or name
     return words.replace("_", " ").replace(".", " ")
 
 

@@ -7,30 +7,36 @@ decimals of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from perfsim.report.frames import shape_text, stream_name
 from perfsim.report.lanes import Run
 from perfsim.report.memory_report import Activations, memory_over_time_frame
 from perfsim.report.number_text import Blank, Form
+from perfsim.report.trace_events import (
+    BEGIN,
+    MICROSECOND,
+    Text,
+    counter_text,
+    end_text,
+    json_text,
+    process_text,
+    thread_text,
+)
 from perfsim.schedule.template import STREAMS, Template, make_template
 from perfsim.units import PICOSECONDS_PER_SECOND
 
 __all__ = ["trace_text"]
 
 Integers = NDArray[np.int64]
-Text = bytes | memoryview
 
 _THREADS = (*STREAMS, "receive")
-_MICROSECOND = 6
-"""Decimals of a microsecond that a picosecond has."""
 
 
 def trace_text(run: Run, activations: Sequence[Activations], about: Mapping[str, Any]) -> Iterator[Text]:
@@ -51,7 +57,7 @@ def trace_text(run: Run, activations: Sequence[Activations], about: Mapping[str,
     """
     lanes = _Lanes(run)
     # The first event has no comma in front of it.
-    yield b'{"traceEvents":[' + _names(lanes).encode("ascii")[1:]
+    yield BEGIN + _names(lanes).encode("ascii")[1:]
     yield from _executions(lanes)
     for slot in sorted(set(run.models)):
         pids = [
@@ -59,11 +65,11 @@ def trace_text(run: Run, activations: Sequence[Activations], about: Mapping[str,
         ]
         memory = memory_over_time_frame(run, activations[slot], slot)
         resident = int((memory["total_bytes"] - memory["activation_bytes"]).min()) if len(memory) else 0
-        yield from _counter(
+        yield from counter_text(
             pids, activations[slot].time_ps, memory["total_bytes"], name="memory", series="bytes", first=resident
         )
-        yield from _counter(pids, *_flop_rate(run, slot), name="FLOP/s", series="flop_per_s")
-    yield f'\n],"displayTimeUnit":"ns","otherData":{json.dumps(dict(about))}}}\n'.encode("ascii")
+        yield from counter_text(pids, *_flop_rate(run, slot), name="FLOP/s", series="flop_per_s")
+    yield end_text(about)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,23 +122,10 @@ def _names(lanes: _Lanes) -> str:
     lines = []
     stages = {device: operator.stage for operator in lanes.run.operators for device in operator.devices}
     for device in range(lanes.run.num_devices):
-        for name, args in (
-            ("process_name", {"name": f"GPU {device}"}),
-            ("process_labels", {"labels": f"stage {stages[device]}"}),
-            ("process_sort_index", {"sort_index": device}),
-        ):
-            lines.append(f',\n{{"ph":"M","pid":{device},"name":"{name}","args":{_json(args)}}}')
-        for thread in np.unique(lanes.thread[lanes.device == device]).tolist():
-            for name, args in (
-                ("thread_name", {"name": _THREADS[thread - 1]}),
-                ("thread_sort_index", {"sort_index": thread}),
-            ):
-                lines.append(f',\n{{"ph":"M","pid":{device},"tid":{thread},"name":"{name}","args":{_json(args)}}}')
+        lines.append(process_text(device, f"GPU {device}", f"stage {stages[device]}"))
+        threads = np.unique(lanes.thread[lanes.device == device]).tolist()
+        lines += [thread_text(device, thread, _THREADS[thread - 1]) for thread in threads]
     return "".join(lines)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _executions(lanes: _Lanes) -> Iterator[Text]:
@@ -143,8 +136,8 @@ def _executions(lanes: _Lanes) -> Iterator[Text]:
     run = lanes.run
     start_ps, length_ps = run.start_ps, run.end_ps - run.start_ps
     joined = [entry for group in lanes.joined for entry in group]
-    time = Blank.of(1, run.makespan_ps, _MICROSECOND)
-    length = Blank.of(2, int(length_ps.max(initial=0)), _MICROSECOND)
+    time = Blank.of(1, run.makespan_ps, MICROSECOND)
+    length = Blank.of(2, int(length_ps.max(initial=0)), MICROSECOND)
     number = Blank.of(3, len(start_ps))
     flow = Blank.of(4, len(start_ps) * max(1, len(lanes.joined)))
     of_flow = np.repeat(np.arange(len(lanes.joined)), [len(group) for group in lanes.joined])
@@ -174,7 +167,7 @@ def _complete_events(lanes: _Lanes, variant: int, time: Blank, length: Blank, nu
             "bound": bounds[id(price)],
         }
         described.append(
-            f'"name":{_json(operator.op)},"cat":"{operator.kind}","args":{{"microbatch":{number},{_json(about)[1:]}'
+            f'"name":{json_text(operator.op)},"cat":"{operator.kind}","args":{{"microbatch":{number},{json_text(about)[1:]}'
         )
     return "".join(
         f',\n{{"ph":"X","pid":{device},"tid":{thread},"ts":{time},"dur":{length},{described[operator]}}}'
@@ -193,25 +186,12 @@ def _flow_events(lanes: _Lanes, time: Blank, flow: Blank) -> str:
     """Arrows from the first device of a task to the last; each stands behind the event that it starts or ends in."""
     lines = []
     for group in lanes.joined:
-        name = _json(lanes.run.operators[lanes.operator[group[0]]].op)
+        name = json_text(lanes.run.operators[lanes.operator[group[0]]].op)
         for phase, entry in zip(["s", *"t" * (len(group) - 2), "f"], group, strict=True):
             place = f'"pid":{lanes.device[entry]},"tid":{lanes.thread[entry]},"ts":{time}'
             binds = "" if phase == "s" else ',"bp":"e"'
             lines.append(f',\n{{"ph":"{phase}",{place},"id":{flow},"name":{name},"cat":"flow"{binds}}}')
     return "".join(lines)
-
-
-def _counter(
-    pids: Sequence[int], time_ps: Integers, values: ArrayLike, *, name: str, series: str, first: int = 0
-) -> Iterator[Text]:
-    """Counter events of devices that do the same, each valid until the next; `first` from the beginning on."""
-    times, numbers = np.asarray(time_ps, np.int64), np.asarray(values, np.int64)
-    if not len(times) or times[0] > 0:
-        times, numbers = np.append(np.int64(0), times), np.append(np.int64(first), numbers)
-    time, value = Blank.of(1, int(times.max()), _MICROSECOND), Blank.of(2, int(numbers.max()))
-    for pid in pids:
-        form = Form(f',\n{{"ph":"C","pid":{pid},"ts":{time},"name":"{name}","args":{{"{series}":{value}}}}}')
-        yield from form.filled({time: times[:, None], value: numbers[:, None]}, len(times))
 
 
 def _flop_rate(run: Run, slot: int) -> tuple[Integers, Integers]:

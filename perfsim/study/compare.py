@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perfsim import html
 from perfsim.errors import Faults
@@ -175,11 +175,22 @@ class Comparison:
             findings.append(f"These plans have different {what}: tokens are compared with tokens, not like with like.")
         return tuple(findings)
 
-    def plot_timelines(self, ax: Axes | None = None, *, end_s: float | None = None) -> Axes:
-        """Draw the timelines of all plans on one axis; see `perfsim.report.plots.plot_timelines`."""
+    def plot_timelines(self, ax: Axes | None = None, *, end_s: float | None = None, **zoom: Any) -> Axes:
+        """Draw the timelines of all plans on one axis.
+
+        ``time_s=(a, b)``, ``stage`` and ``microbatch`` say what to show, ``end_s=b`` is short for ``time_s=(0, b)``;
+        see `perfsim.report.plots.plot_timelines`.
+        """
         from perfsim.report.plots import plot_timelines
 
-        return plot_timelines({name: result.run for name, result in self.results.items()}, ax, end_s=end_s)
+        if end_s is not None:
+            faults = Faults()
+            faults.number("end_s", end_s)
+            if zoom.get("time_s") is not None:
+                faults.add("end_s, time_s", (end_s, zoom["time_s"]), "must not both be given", "leave one out")
+            faults.raise_if_any()
+            zoom["time_s"] = (0.0, end_s)
+        return plot_timelines({name: result.run for name, result in self.results.items()}, ax, **zoom)
 
     def plot_waterfall(self, plan: str, start: str | None = None, ax: Axes | None = None) -> Axes:
         """Draw `waterfall`, without the kinds that neither plan has."""

@@ -60,7 +60,7 @@ def write_plan(result: Result, folder: str | Path) -> tuple[Path, ...]:
 def _draw_plan(result: Result, folder: Path) -> None:
     _save(plots.plot_timeline(result.run), folder / "timeline.png")
     first = range(min(3, result.scenario.num_microbatches))
-    _save(plots.plot_timeline(result.run, microbatches=first), folder / "timeline_first_microbatches.png")
+    _save(plots.plot_timeline(result.run, microbatch=first), folder / "timeline_first_microbatches.png")
     _save(plots.plot_load_balance(result.load_balance), folder / "load_balance.png")
     _save(plots.plot_memory(result.memory), folder / "memory.png")
     capacity = int(result.memory["capacity_bytes"].iloc[0])

@@ -2,10 +2,11 @@
 
 import io
 
+import numpy as np
 import pytest
 
 from perfsim.report import plots
-from perfsim.report.canvas import write_png
+from perfsim.report.canvas import fresh, place_names, settle, write_png
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +30,15 @@ def test_a_notebook_shows_the_same_picture(chart):
     stream = io.BytesIO()
     write_png(chart(), stream)
     assert chart()._repr_png_() == stream.getvalue()
+
+
+def test_a_name_without_room_is_left_out():
+    """Rather than over another one; those that come first are placed first."""
+    ax = fresh(None, 4, 3)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    settle(ax)
+    x, names = np.array([0.5, 0.5]), {0: "short", 1: "a name as long as the whole picture " * 3}
+    placed = place_names(ax, x, x, names, radii=np.array([3.0, 3.0]), taken=[])
+    assert [text.get_text() for text in placed] == ["short"]
+    assert [text.get_text() for text in ax.texts] == ["short"]
+    assert not place_names(ax, x, x, {0: "short"}, radii=np.array([3.0, 3.0]), taken=[ax.bbox])

@@ -18,13 +18,13 @@ import perfsim
 from perfsim.errors import InputError
 from perfsim.report import plots
 from perfsim.report.breakdown import IDLE, KINDS, time_by_kind
-from perfsim.report.colours import FASTER, KIND_COLOURS, MEMORY_COLOURS, SLOWER, TOTAL, mix
+from perfsim.report.colours import BOUND_COLOURS, FASTER, KIND_COLOURS, MEMORY_COLOURS, SLOWER, TOTAL, mix
 from perfsim.report.lanes import COMMUNICATION, COMPUTE
 from perfsim.report.plot_lanes import groups_of
 from perfsim.report.plot_memory import envelope
-from perfsim.report.strips import PARTS, Executions, mean_shares, stack, strip_of
+from perfsim.report.strips import PARTS, Executions, mean_shares, strip_of
 from perfsim.sim.timeline import union_ps
-from perfsim.units import seconds
+from perfsim.units import format_seconds, seconds
 
 SEEDS = ("seed-baseline", "seed-layerwise-pipelined", "seed-improved")
 
@@ -91,6 +91,8 @@ def pictures(results):
         "plot_load_balance": lambda ax=None: plots.plot_load_balance(result.load_balance, ax),
         "plot_memory": lambda ax=None: plots.plot_memory(result.memory, ax),
         "plot_memory_over_time": lambda ax=None: plots.plot_memory_over_time(result.memory_over_time(0), 85e9, ax),
+        "plot_operators": lambda ax=None: plots.plot_operators(result.operators, ax),
+        "plot_roofline": lambda ax=None: plots.plot_roofline(result.run, ax),
         "plot_time_by_kind": lambda ax=None: plots.plot_time_by_kind(kinds, ax),
         "plot_waterfall": lambda ax=None: plots.plot_waterfall(waterfall, ax),
         "plot_heatmap": lambda ax=None: plots.plot_heatmap(table, "batch_size", "sequence_length", ax=ax),
@@ -143,9 +145,9 @@ def test_the_legend_covers_no_data(results, name):
 
 
 def test_every_kind_has_a_colour_of_its_own():
-    """Each kind has one colour, and no memory part or direction shares it."""
+    """Each kind has one colour, and no memory part, bound or direction shares it."""
     assert tuple(KIND_COLOURS) == KINDS
-    everything = [*KIND_COLOURS.values(), *MEMORY_COLOURS.values(), FASTER, SLOWER, TOTAL]
+    everything = [*KIND_COLOURS.values(), *MEMORY_COLOURS.values(), *BOUND_COLOURS.values(), FASTER, SLOWER, TOTAL]
     assert len(set(everything)) == len(everything)
 
 
@@ -174,18 +176,15 @@ def test_a_strip_says_what_goes_on_at_every_instant(executions, low, length):
         assert strip.kind[np.searchsorted(strip.edge_ps, instant, side="right") - 1] == expected
 
 
-@given(executions(), st.integers(1, 17), st.integers(1, 9))
-def test_shares_are_exact(executions, pixels, rows):
-    """Shares add up to one in every pixel, and over the pixels to the time of each kind; stacking keeps them."""
+@given(executions(), st.integers(1, 17))
+def test_shares_are_exact(executions, pixels):
+    """Shares add up to one in every pixel, and over the pixels to the time of each kind."""
     strip = strip_of(*executions, (0, 80))
     shares = strip.shares(np.linspace(0, 80, pixels + 1))
     assert shares.sum(axis=0) == pytest.approx(1)
     for index, kind in enumerate(KINDS):
         begins, ends = strip.pieces(kind)
         assert shares[index].mean() * 80 == pytest.approx((ends - begins).sum())
-    stacked = stack(shares, rows)
-    assert stacked.sum(axis=0) == pytest.approx(1)
-    assert stacked.mean(axis=1) == pytest.approx(shares)
 
 
 def test_colours_mix_by_share():
@@ -213,7 +212,7 @@ def test_pixels_add_up_to_the_load_balance(results, name):
 
 def test_bars_are_as_long_as_the_executions(tiny):
     """In each lane, the bars of each part sum up to the union of its intervals, within the run."""
-    ax = plots.plot_timeline(tiny, wide_axes())
+    ax = plots.plot_timeline(tiny, wide_axes(), devices=range(4))
     assert not ax.images
     bars = drawn_bars(ax)
     for lane in range(4):
@@ -230,34 +229,82 @@ def test_bars_are_as_long_as_the_executions(tiny):
 def test_each_lane_stands_where_its_label_says(tiny):
     """The bars of a lane lie around its tick, kernels above communication."""
     ax = plots.plot_timeline(tiny, wide_axes(), devices=[1, 3])
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "3"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["GPU 1 (stage 0)", "GPU 3 (stage 1)"]
     for collection in ax.collections:
         if len(collection.get_label().split()) == 3:
             lane, part, _ = collection.get_label()[1:].split()
-            heights = np.concatenate([path.vertices[:, 1] for path in collection.get_paths()]) - int(lane)
+            heights = (
+                np.concatenate([path.vertices[:, 1] for path in collection.get_paths()]) - ax.get_yticks()[int(lane)]
+            )
             assert (np.abs(heights) <= 0.5).all()
             assert (heights.max() <= 0.25) if part == "compute" else (heights.min() >= 0.1)
 
 
-def test_many_bars_become_a_picture_of_the_whole_run(result):
-    """With more bars than pixels an image spans the lanes and the run, in the colours of what goes on."""
-    ax = plots.plot_timeline(result.run)
+def drawn_columns(ax):
+    """Give the columns of a crowded timeline: (lane, part, kind) -> (edges, how high it reaches from 0 to 1)."""
+    found = {}
+    for patch in ax.patches:
+        label = str(patch.get_label())
+        if isinstance(patch, StepPatch) and len(label.split()) == 3:
+            lane, part, kind = label[1:].split()
+            level, edges, bottom = patch.get_data()
+            found[int(lane), part, kind] = edges, bottom - level
+    return found
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_many_bars_become_columns_with_the_shares_of_each_kind(results, name):
+    """With bars narrower than pixels the columns of a lane add up to what the device does, kind by kind, in time."""
+    result = results[name].run
+    ax = plots.plot_timeline(result, wide_axes(3, 6))
+    columns, executions = drawn_columns(ax), Executions(result)
+    assert not ax.images
+    lanes = [groups[0] for groups in groups_of(result, range(16))]
+    assert len(ax.get_yticks()) == len(lanes)
+    for lane, device in enumerate(lanes):
+        for part, kinds in PARTS.items():
+            strip, below = executions.strip(result.slot_of(device), part, (0, result.makespan_ps)), 0.0
+            for kind in kinds:
+                if (lane, part, kind) not in columns:
+                    assert not len(strip.pieces(kind)[0])
+                    continue
+                edges, reach = columns[lane, part, kind]
+                assert (edges[0], edges[-1]) == (0, pytest.approx(float(seconds(result.makespan_ps))))
+                height = {"compute": 29 / 50, "communication": 15 / 50}[part]
+                spent = (reach * np.diff(edges)).sum() / height
+                start, end = strip.pieces(kind)
+                assert spent - below == pytest.approx(float(seconds((end - start).sum())))
+                below = spent
+
+
+def test_columns_are_made_of_whole_microbatches(results):
+    """So that a pipeline that does the same again and again looks the same all along."""
+    run = results["seed-improved"].run
+    columns = drawn_columns(plots.plot_timeline(run, wide_axes(3, 6)))
+    edges, reach = columns[0, "compute", "matmul"]
+    starts = seconds(Executions(run).microbatch_starts_ps(0))
+    assert np.abs(starts[:, None] - edges[None, 1:-2]).min(axis=0) == pytest.approx(0)
+    assert reach[2:-2] == pytest.approx(reach[2])
+
+
+def test_bars_of_about_a_pixel_become_a_picture(result):
+    """An image spans the lanes and the time, in the colours of what goes on."""
+    ax = plots.plot_timeline(result.run, microbatch=range(3))
     (image,) = ax.images
     left, right, bottom, top = image.get_extent()
-    assert (left, right) == (0, pytest.approx(result.makespan_s))
-    assert (top, bottom) == (-0.5, 15.5)
-    rows = np.asarray(image.get_array()).reshape(16, -1, *image.get_array().shape[1:])[..., :3]
-    stage_0, stage_1 = rows[0, 20], rows[8, 20]  # a row within the kernels' part of a lane
-    assert (stage_1[0] == mix(np.eye(len(KINDS)))[-1]).all(), "stage 1 has nothing to do at first"
-    assert (stage_0[-1] == mix(np.eye(len(KINDS)))[-1]).all(), "stage 0 has nothing to do at last"
-    assert len(np.unique(stage_0, axis=0)) > 2
+    assert (left, right) == pytest.approx(ax.get_xlim())
+    assert (top, bottom) == (0, 2)
+    rows = np.asarray(image.get_array()).reshape(2, -1, *image.get_array().shape[1:])[..., :3]
+    first, second = rows[:, 25]  # a row within the kernels' part of a lane
+    assert (second[0] == mix(np.eye(len(KINDS)))[-1]).all(), "stage 1 has nothing to do at first"
+    assert len(np.unique(first, axis=0)) > 2
 
 
-@pytest.mark.parametrize("microbatches", [range(1), range(3), [5, 6]])
-def test_zoom_to_microbatches(result, microbatches):
+@pytest.mark.parametrize("microbatch", [0, range(1), range(3), [5, 6]])
+def test_zoom_to_microbatches(result, microbatch):
     """The axis spans what the microbatches take, and their numbers stand where they begin."""
-    ax = plots.plot_timeline(result.run, microbatches=microbatches)
-    chosen = list(microbatches)
+    ax = plots.plot_timeline(result.run, microbatch=microbatch)
+    chosen = np.atleast_1d(microbatch).tolist()
     assert ax.get_xlim() == (
         pytest.approx(float(seconds(result.run.start_ps[chosen].min()))),
         pytest.approx(float(seconds(result.run.end_ps[chosen].max()))),
@@ -265,53 +312,118 @@ def test_zoom_to_microbatches(result, microbatches):
     numbers = [text for text in ax.texts if text.get_text().isdigit()]
     first = [text for text in numbers if int(text.get_text()) == chosen[0]]
     assert min(text.get_position()[0] for text in first) == pytest.approx(ax.get_xlim()[0])
+    assert f"{chosen[0]}" in ax.get_title(loc="left").rpartition("microbatch")[2]
+
+
+@pytest.mark.parametrize("detail", ["folded", "full"])
+@pytest.mark.parametrize("stage", [1, [1], range(1, 2)])
+def test_zoom_to_a_stage(result, detail, stage):
+    """Only its GPUs have lanes; with a microbatch, the time is that of the microbatch on the stage."""
+    run = perfsim.simulate(result.scenario, detail=detail).run
+    ax = plots.plot_timeline(run, stage=stage)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["GPUs 8–15 (stage 1)"]
+    assert ax.get_xlim() == (0, pytest.approx(result.makespan_s))
+    ax = plots.plot_timeline(run, stage=stage, microbatch=4)
+    rows = perfsim.simulate(result.scenario).timeline
+    mine = rows[(rows["device"] >= 8) & (rows["microbatch"] == 4) & (rows["end_s"] > rows["start_s"])]
+    assert ax.get_xlim() == pytest.approx((mine["start_s"].min(), mine["end_s"].max()))
 
 
 def test_zoom_in_time_stays_within_the_run(result):
     """A window that reaches beyond the run is cut to it."""
-    ax = plots.plot_timeline(result.run, start_s=-5, end_s=1e6)
+    ax = plots.plot_timeline(result.run, time_s=(-5, 1e6))
     assert ax.get_xlim() == (0, pytest.approx(result.makespan_s))
-    ax = plots.plot_timeline(result.run, start_s=0.01, end_s=0.0100000001, devices=[0])
+    ax = plots.plot_timeline(result.run, time_s=(0.01, 0.0100000001), devices=0)
     assert ax.get_xlabel() == "time (ns)"
+    assert ax.get_xlim() == pytest.approx((0.01, 0.0100000001))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "field"),
+    ("arguments", "field", "words"),
     [
-        ({"start_s": 5, "end_s": 4}, "start_s, end_s"),
-        ({"start_s": 1e9}, "start_s, end_s"),
-        ({"microbatches": []}, "microbatches"),
-        ({"microbatches": range(23, 25)}, "microbatches"),
-        ({"devices": [16]}, "devices"),
-        ({"devices": [-1]}, "devices"),
-        ({"devices": []}, "devices"),
+        ({"time_s": (5, 4)}, "time_s", "within the run"),
+        ({"time_s": (1e9, 2e9)}, "time_s", "within the run"),
+        ({"time_s": (-2, -1)}, "time_s", "within the run"),
+        ({"time_s": 3.0}, "time_s", "a start and a later end"),
+        ({"time_s": (0, float("nan"))}, "time_s", "a start and a later end"),
+        ({"time_s": "01"}, "time_s", "a start and a later end"),
+        ({"stage": 2}, "stage", "the 2 stages, 0 to 1"),
+        ({"stage": []}, "stage", "the 2 stages, 0 to 1"),
+        ({"stage": "1"}, "stage", "the 2 stages, 0 to 1"),
+        ({"stage": 0.5}, "stage", "the 2 stages, 0 to 1"),
+        ({"microbatch": []}, "microbatch", "the 24 microbatches, 0 to 23"),
+        ({"microbatch": range(23, 25)}, "microbatch", "the 24 microbatches, 0 to 23"),
+        ({"microbatch": -1}, "microbatch", "the 24 microbatches, 0 to 23"),
+        ({"devices": [16]}, "devices", "the 16 GPUs, 0 to 15"),
+        ({"devices": [-1]}, "devices", "the 16 GPUs, 0 to 15"),
+        ({"devices": []}, "devices", "the 16 GPUs, 0 to 15"),
+        ({"stage": 1, "devices": [1]}, "stage, devices", "must not both be given"),
+        ({"time_s": (0, 1e-3), "microbatch": 1}, "time_s, microbatch", "must not both be given"),
     ],
 )
-def test_what_is_not_in_the_run_is_refused(result, arguments, field):
-    """A window, microbatch or GPU outside of the run is named."""
-    with pytest.raises(InputError) as caught:
-        plots.plot_timeline(result.run, **arguments)
-    assert caught.value.faults[0].field == field
+def test_what_is_not_in_the_run_is_refused(result, refused, arguments, field, words):
+    """A window, stage, microbatch or GPU outside of the run is named, with what there is."""
+    (fault,) = refused(plots.plot_timeline, result.run, **arguments)
+    assert (fault.field, words in fault.allowed) == (field, True)
+
+
+def test_all_that_is_wrong_with_a_zoom_is_said_at_once(result, refused):
+    """Each fault has its field."""
+    faults = refused(plots.plot_timeline, result.run, time_s=(2, 1), stage=9)
+    assert [fault.field for fault in faults] == ["stage", "time_s"]
 
 
 def test_folded_and_full_runs_look_the_same(result):
     """Whether one rank stands for all or each was simulated, every pixel is the same."""
     full = perfsim.simulate(result.scenario, detail="full")
-    assert rgba(plots.plot_timeline(result.run)) == rgba(plots.plot_timeline(full.run))
+    for zoom in ({}, {"stage": 1, "microbatch": 2}, {"time_s": (0, 0.01)}, {"devices": [0, 9]}):
+        assert rgba(plots.plot_timeline(result.run, **zoom)) == rgba(plots.plot_timeline(full.run, **zoom))
 
 
-def test_a_thousand_gpus_share_lanes():
-    """With 1,024 GPUs neighbours of one stage share a lane, which shows their mean."""
+def thousand(**plan):
+    """Simulate a plan on 1,024 GPUs."""
     seed = perfsim.load_scenario("seed-improved")
     cluster = perfsim.load_cluster("dgx-h100", num_devices=1024)
-    plan = perfsim.Plan(tensor=8, pipeline=4, data=32, microbatch_size=1)
-    run = perfsim.simulate(perfsim.Scenario(cluster, seed.model, plan, seed.workload)).run
-    groups = groups_of(run, None)
+    workload = dataclasses.replace(seed.workload, batch_size=512)
+    return perfsim.simulate(perfsim.Scenario(cluster, seed.model, perfsim.Plan(**plan, microbatch_size=1), workload))
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Give a result on 1,024 GPUs in four stages."""
+    return thousand(tensor=8, pipeline=4, data=32)
+
+
+def test_gpus_that_do_the_same_share_a_lane(large):
+    """1,024 GPUs in four stages have four lanes, named by GPUs and stage, in a picture of a sensible height."""
+    ax = plots.plot_timeline(large.run)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [f"GPUs {256 * stage}–{256 * stage + 255} (stage {stage})" for stage in range(4)]
+    assert 3 <= ax.figure.get_figheight() <= 6
+    assert not any("mean" in text.get_text() for text in ax.texts)
+
+
+def test_gpus_that_differ_have_lanes_of_their_own(result):
+    """A slow GPU does not hide behind its neighbours."""
+    slow = perfsim.Conditions(slowdowns=(perfsim.Slowdown(3, 2.0),))
+    scenario = result.scenario.with_(batch_size=2)
+    run = perfsim.simulate(scenario, engine="simpy", detail="full", conditions=slow).run
+    groups = groups_of(run, range(16))
+    assert [device for group in groups for device in group].count(3) == 1
+    assert [3] in groups
+
+
+def test_too_many_lanes_are_shared_by_neighbours(large):
+    """They show the mean, say so, and lie within a stage."""
+    groups = groups_of(large.run, range(1024), apart=True)
     assert [device for group in groups for device in group] == list(range(1024))
     assert all(group[0] // 256 == group[-1] // 256 for group in groups)
-    ax = plots.plot_timeline(run)
-    assert len(ax.get_yticks()) == len(groups) == 32
-    assert any("mean of 32 GPUs" in text.get_text() for text in ax.texts)
+    many = groups_of(large.run, range(1024), most=2)
+    assert many == [list(range(512)), list(range(512, 1024))]
+    run = thousand(tensor=1, pipeline=16, data=64).run
+    for names, shared in (("ab", False), ("abcd", True)):
+        ax = plots.plot_timelines(dict.fromkeys(names, run))
+        assert any("the mean of its GPUs" in text.get_text() for text in ax.texts) == shared
 
 
 def test_a_shared_lane_is_the_mean_of_its_gpus(result):
@@ -323,32 +435,85 @@ def test_a_shared_lane_is_the_mean_of_its_gpus(result):
     assert mean == pytest.approx(0.75 * strips[0].shares(pixel_ps) + 0.25 * strips[1].shares(pixel_ps))
 
 
+def lane_ends(ax):
+    """Give the top and the bottom of the lanes of each plan of `plot_timelines`, by where they end in time."""
+    ends = {}
+    for collection in ax.collections:
+        corners = np.concatenate([path.vertices for path in collection.get_paths()])
+        key = round(float(corners[:, 0].max()), 9)
+        low, high = corners[:, 1].min(), corners[:, 1].max()
+        ends[key] = min(low, ends.get(key, (low, high))[0]), max(high, ends.get(key, (low, high))[1])
+    return ends
+
+
 def test_several_plans_share_the_axis_of_time(results):
     """Each plan has a group of lanes that ends with its makespan, under its name."""
-    runs = {name: result.run for name, result in results.items()}
-    ax = plots.plot_timelines(runs)
-    ends = [image.get_extent()[1] for image in ax.images]
-    assert ends == pytest.approx([results[name].makespan_s for name in SEEDS])
-    assert ax.get_xlim() == (0, pytest.approx(max(ends)))
-    spans = [sorted(image.get_extent()[2:]) for image in ax.images]
-    assert all(above[1] < below[0] for above, below in itertools.pairwise(spans))
+    chosen = {name: results[name] for name in ("seed-layerwise-pipelined", "seed-improved")}
+    ax = plots.plot_timelines({name: result.run for name, result in chosen.items()}, wide_axes(3, 8))
+    makespans = [result.makespan_s for result in chosen.values()]
+    spans = lane_ends(ax)
+    assert sorted(spans) == pytest.approx(sorted(makespans))
+    assert ax.get_xlim() == (0, pytest.approx(max(makespans)))
+    above, below = (spans[round(makespan, 9)] for makespan in makespans)
+    assert above[1] < below[0]
     names = [text.get_text() for text in ax.texts if "makespan" in text.get_text()]
-    assert [name.split(":")[0] for name in names] == list(SEEDS)
+    assert [name.split(":")[0] for name in names] == list(chosen)
+
+
+def test_a_much_longer_plan_is_cut(results):
+    """The axis ends a little behind the other plans, and the long one says how far it goes on."""
+    runs = {name: result.run for name, result in results.items()}
+    others = max(results[name].makespan_s for name in SEEDS[1:])
+    assert results["seed-baseline"].makespan_s > 3 * others
+    ax = plots.plot_timelines(runs)
+    assert ax.get_xlim() == (0, pytest.approx(1.25 * others))
+    (more,) = [text.get_text() for text in ax.texts if "goes on" in text.get_text()]
+    assert more == f"goes on until {format_seconds(results['seed-baseline'].makespan_s)} →"
+    whole = plots.plot_timelines(runs, time_s=(0, 1e9))
+    assert whole.get_xlim() == (0, pytest.approx(results["seed-baseline"].makespan_s))
 
 
 def test_the_first_instants_of_several_plans(results):
     """With an end, no plan is drawn beyond it."""
-    ax = plots.plot_timelines({name: result.run for name, result in results.items()}, end_s=0.5)
+    ax = plots.plot_timelines({name: result.run for name, result in results.items()}, time_s=(0, 0.5))
     assert ax.get_xlim() == (0, 0.5)
-    assert all(image.get_extent()[1] <= 0.5 for image in ax.images)
+    assert len(ax.images) == 3
+    assert all(image.get_extent()[1] == pytest.approx(0.5) for image in ax.images)
 
 
-@pytest.mark.parametrize(("runs", "end_s"), [({}, None), ("all", 0), ("all", -1.0)])
-def test_nothing_to_compare_is_refused(results, runs, end_s):
-    """No plan at all, or an end that is not above 0, is an error."""
-    runs = {name: result.run for name, result in results.items()} if runs == "all" else runs
-    with pytest.raises(InputError):
-        plots.plot_timelines(runs, end_s=end_s)
+def test_zoom_of_several_plans(results):
+    """A stage and a microbatch of each plan, from the first start to the last end under any of them."""
+    runs = {name: result.run for name, result in results.items()}
+    ax = plots.plot_timelines(runs, stage=0, microbatch=1)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["GPU 0 (stage 0)", "GPU 0 (stage 0)", "GPUs 0–7 (stage 0)"]
+    rows = [
+        result.timeline.query("stage == 0 and microbatch == 1 and stream != 'receive'") for result in results.values()
+    ]
+    low, high = min(frame["start_s"].min() for frame in rows), max(frame["end_s"].max() for frame in rows)
+    assert ax.get_xlim() == pytest.approx((low, high))
+    late = plots.plot_timelines(runs, time_s=(results["seed-improved"].makespan_s * 2, 1e3))
+    assert late.get_xlim()[1] == pytest.approx(max(result.makespan_s for result in results.values()))
+
+
+@pytest.mark.parametrize(
+    ("zoom", "fields"),
+    [
+        ({"time_s": (0, -1.0)}, ["time_s"]),
+        ({"time_s": (1e6, 2e6)}, ["time_s"]),
+        ({"stage": 5}, ["runs['seed-improved'].stage"]),
+        ({"microbatch": 24}, [f"runs[{name!r}].microbatch" for name in SEEDS]),
+    ],
+)
+def test_what_a_plan_does_not_have_is_refused(results, refused, zoom, fields):
+    """With the name of the plan that does not have it."""
+    runs = {name: result.run for name, result in results.items()}
+    assert [fault.field for fault in refused(plots.plot_timelines, runs, **zoom)] == fields
+
+
+def test_nothing_to_compare_is_refused(refused):
+    """No plan at all is an error."""
+    assert [fault.field for fault in refused(plots.plot_timelines, {})] == ["runs"]
 
 
 # Load balance and memory
@@ -376,6 +541,54 @@ def test_load_balance_of_a_thousand_gpus(result):
     values, edges, _ = steps[-1].get_data()
     assert values == pytest.approx(result.makespan_s)
     assert len(edges) == 1025
+
+
+def test_gpus_with_the_same_figures_share_a_bar(large):
+    """1,024 GPUs in four stages have four bars, named by GPUs and stage, with figures over them."""
+    for draw, frame in ((plots.plot_load_balance, large.load_balance), (plots.plot_memory, large.memory)):
+        ax = draw(frame)
+        labels = [label.get_text() for label in ax.get_xticklabels()]
+        assert labels == [f"{256 * stage}–{256 * stage + 255}\nstage {stage}" for stage in range(4)]
+        assert all(len(bars) == 4 for bars in ax.containers)
+    ax = plots.plot_load_balance(large.load_balance)
+    shares = large.load_balance.groupby("stage")["utilization"].mean()
+    assert [text.get_text() for text in ax.texts] == [f"{share:.1%}" for share in shares]
+    assert f"{large.load_balance['utilization'].mean():.1%}" in ax.get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    ("plan", "number"), [({"tensor": 8, "pipeline": 16, "data": 8}, 16), ({"pipeline": 32, "data": 32}, 0)]
+)
+def test_names_of_bars_do_not_overlap(plan, number):
+    """Neither those of sixteen groups nor those of thirty-two."""
+    model = dataclasses.replace(perfsim.load_model("llm-16l-8192"), num_hidden_layers=32)
+    cluster, workload = perfsim.load_cluster("dgx-h100", num_devices=1024), perfsim.Workload(batch_size=64)
+    result = perfsim.simulate(perfsim.Scenario(cluster, model, perfsim.Plan(**plan, microbatch_size=1), workload))
+    ax = plots.plot_load_balance(result.load_balance)
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert len(boxes) == (number or len(boxes)) >= 16
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+
+
+def test_one_gpu_that_differs_has_a_bar_of_its_own(large):
+    """It ends the group before it."""
+    frame = large.load_balance.copy()
+    frame.loc[300, "busy_s"] *= 0.9
+    labels = [label.get_text() for label in plots.plot_load_balance(frame).get_xticklabels()]
+    assert labels[1:4] == ["256–299\nstage 1", "300\nstage 1", "301–511\nstage 1"]
+
+
+def test_a_capacity_out_of_reach_is_in_the_title_only(result):
+    """It would press the parts flat; a peak that comes near it is drawn against it."""
+    memory = result.memory.copy()
+    assert memory["peak_bytes"].max() < 0.3 * memory["capacity_bytes"].min()
+    ax = plots.plot_memory(memory)
+    assert ax.get_ylim()[1] == pytest.approx(1.1 * memory["peak_bytes"].max())
+    assert "of 85.52 GB" in ax.get_title(loc="left")
+    ax = plots.plot_memory(memory.assign(capacity_bytes=memory["peak_bytes"].max() * 2))
+    assert ax.get_ylim()[1] == pytest.approx(2.2 * memory["peak_bytes"].max())
+    assert any("capacity" in text.get_text() for text in ax.texts)
 
 
 def test_memory_bars_stack_up_to_the_peak(result):
@@ -458,6 +671,32 @@ def test_time_by_kind_stacks_up_to_the_makespan(results):
         right = np.array([bar.get_x() + bar.get_width() for bar in bars])
     assert right == pytest.approx([results[name].makespan_s for name in SEEDS])
     assert [label.get_text() for label in ax.get_yticklabels()] == list(SEEDS)
+
+
+def kinds_table(**idle):
+    """Make up plans that work for ten seconds and idle for so many."""
+    return pd.DataFrame({name: {"matmul": 8.0, "collective": 2.0, IDLE: more} for name, more in idle.items()}).T
+
+
+def test_idling_that_would_squeeze_the_other_plans_is_cut():
+    """The bar is cut behind the others, with its full figure at the cut; what it does is in the picture."""
+    ax = plots.plot_time_by_kind(kinds_table(fast=1.0, slow=400.0))
+    assert ax.get_xlim() == (0, pytest.approx(1.1 * 1.25 * 11))
+    assert "cut" in ax.get_title(loc="left")
+    (total,) = [text for text in ax.texts if text.get_text() == "410 s"]
+    assert 1.25 * 11 < total.get_position()[0] < ax.get_xlim()[1]
+    (idle,) = [text for text in ax.texts if text.get_text() == "400 s"]
+    assert idle.get_position()[0] == pytest.approx((10 + 1.25 * 11) / 2)
+
+
+@pytest.mark.parametrize(
+    "table", [kinds_table(fast=1.0, slow=15.0), kinds_table(fast=1.0, slow=400.0).assign(matmul=[8.0, 3e4])]
+)
+def test_work_is_never_cut(table):
+    """Nor is what is not much longer."""
+    ax = plots.plot_time_by_kind(table)
+    assert ax.get_xlim() == (0, pytest.approx(1.1 * table.sum(axis=1).max()))
+    assert "cut" not in ax.get_title(loc="left")
 
 
 def test_waterfall_bars_connect():

@@ -118,3 +118,12 @@ def test_a_waterfall_of_unknown_plans_is_refused(refused, comparison):
     first, second = refused(comparison.waterfall, "improved", "baseline")
     assert (first.field, second.field) == ("waterfall.plan", "waterfall.start")
     assert "seed-improved" in first.allowed
+
+
+def test_the_timelines_zoom(refused, comparison):
+    """An end is short for a time from 0; what else is given goes on to the picture."""
+    ax = comparison.plot_timelines(end_s=0.5, stage=0)
+    assert ax.get_xlim() == (0, 0.5)
+    assert len(ax.get_yticks()) == len(comparison.results)
+    assert [fault.field for fault in refused(comparison.plot_timelines, end_s=-1.0)] == ["end_s"]
+    assert [fault.field for fault in refused(comparison.plot_timelines, end_s=1, time_s=(0, 1))] == ["end_s, time_s"]
