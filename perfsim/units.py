@@ -6,6 +6,7 @@ everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -78,7 +79,14 @@ def format_seconds(value: float) -> str:
     '12.3 ms'
     >>> format_seconds(528.1)
     '528.1 s'
+
+    What is not there is a dash.
+
+    >>> format_seconds(float("nan"))
+    '–'
     """
+    if math.isnan(value):
+        return "–"
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
         if abs(value) >= size:
             return f"{value / size:.4g} {unit}"

@@ -12,6 +12,10 @@ from hypothesis import strategies as st
 import perfsim
 from perfsim import html
 from perfsim.ops.checks import Check, VerificationReport
+from perfsim.serving.costs import RooflineCosts
+from perfsim.serving.engine_times import EngineTimes
+from perfsim.serving.results import serve_requests
+from perfsim.serving.run import Service
 
 VOID = {"br", "hr", "img"}
 
@@ -84,6 +88,24 @@ def shown(result):
         "report": result.dag.verify(),
         "what_if": perfsim.what_if(scenario, nvlink=1.5),
         "versions": perfsim.show_versions(),
+        **served(),
+    }
+
+
+def served():
+    """Give a served load and what it is made of."""
+    deployment = perfsim.Deployment(replicas=2, prefill_replicas=1, transfer_latency_s=2e-3)
+    engine = perfsim.Engine("trtllm", kv_blocks=900, times=EngineTimes(step_s=222e-6, source="a guess"))
+    service = Service.of(RooflineCosts(), engine, deployment)
+    traffic = perfsim.ClosedLoop(concurrency=4, prompt_tokens=300, output_tokens=20, ramp_s=0.5)
+    return {
+        "served": serve_requests(service, traffic.requests()),
+        "engine": service.engines[0],
+        "deployment": deployment,
+        "closed": traffic,
+        "open": perfsim.OpenLoop(requests_per_s=2.5, prompt_tokens=1024, output_tokens=128),
+        "bursts": perfsim.Bursts(size=3, interval_s=0.25, prompt_tokens=1024, output_tokens=128),
+        "trace": perfsim.Trace("arrivals <b>.csv", speed=2.0),
     }
 
 
@@ -99,6 +121,13 @@ FIGURES = {
     "report": ["5 of 5 checks hold", "✓ holds", "198 operators, 261 edges, no cycle"],
     "what_if": ["NVLink bandwidth x 1.5", "before", "after"],
     "versions": ["perfsim", perfsim.__version__, "numpy"],
+    "served": ["40 requests on 1 for prompts and 2 replicas of trtllm", "ttft_p99_s", "tokens/s", "99.0"],
+    "engine": ["token_budget 8,192 trtllm's own", "kv_blocks 900", "Its host", "step_s 222 us", "a guess"],
+    "deployment": ["1 for prompts and 2 behind a router", "round-robin", "transfer_latency_s 2 ms"],
+    "closed": ["A closed loop", "concurrency 4", "ramp_s 500 ms", "prompt_tokens 300"],
+    "open": ["An open loop", "requests_per_s 2.5", "output_tokens 128"],
+    "bursts": ["Bursts", "size 3", "interval_s 250 ms"],
+    "trace": ["A trace", "path arrivals <b>.csv", "speed 2"],
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``perfsim demo | run | compare | report | sweep | validate | verify | profiles``."""
+"""The command line: ``perfsim demo | run | compare | report | sweep | serve | validate | verify | profiles``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from perfsim.cli.commands import compare_command, demo_command, profiles_command, run_command, verify_command
 from perfsim.cli.failures import Commands
 from perfsim.cli.report import report_command
+from perfsim.cli.serving import serve_command
 from perfsim.cli.sweeps import sweep_command
 from perfsim.cli.validation import validate_command
 from perfsim.version import __version__
@@ -24,7 +25,7 @@ def main(ctx: click.Context) -> None:
 
 
 for _command in (
-    demo_command, run_command, compare_command, report_command, sweep_command, validate_command, verify_command,
-    profiles_command,
+    demo_command, run_command, compare_command, report_command, sweep_command, serve_command, validate_command,
+    verify_command, profiles_command,
 ):  # fmt: skip
     main.add_command(_command)

@@ -17,7 +17,7 @@ from perfsim.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_axis", "sweep_command"]
+__all__ = ["read_axis", "read_value", "sweep_command"]
 
 _SHOWN = 20
 _WORDS = {"true": True, "false": False, "none": None}
@@ -91,10 +91,10 @@ def read_axis(text: str) -> list[Any]:
     """
     first, colon, rest = text.partition(":")
     if not colon:
-        return [_value(word) for word in text.split(",") if word]
+        return [read_value(word) for word in text.split(",") if word]
     last, _, step = rest.partition(":")
     geometric = step.startswith("*")
-    numbers = [_value(word) for word in (first, last, step.removeprefix("*") or "1")]
+    numbers = [read_value(word) for word in (first, last, step.removeprefix("*") or "1")]
     way_out = "write first:last:step or first:last:*factor, such as 1000:10000:1000 or 1:1024:*2"
     if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
         raise InputError.of("sweep.axis", text, "must be a range of numbers", way_out)
@@ -108,7 +108,8 @@ def read_axis(text: str) -> list[Any]:
     return values
 
 
-def _value(word: str) -> Any:
+def read_value(word: str) -> Any:
+    """Read a word as true, false, none, a number, or else as itself."""
     if word.lower() in _WORDS:
         return _WORDS[word.lower()]
     for kind in (int, float):

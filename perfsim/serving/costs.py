@@ -40,6 +40,10 @@ class StepCosts(Protocol):
     def max_context_tokens(self) -> int:
         """Longest sequence that the model takes, prompt and output together."""
 
+    @property
+    def lanes(self) -> int:
+        """Batches of a replica that are on their way at any time, each of an engine of its own."""
+
     def linear_s(self, tokens: Array, *, prompts: bool) -> Array:
         """All that depends on the number of tokens: matmuls, experts, norms, all-reduces, without the logits.
 
@@ -69,7 +73,7 @@ class RooflineCosts:
 
     Attributes
     ----------
-    num_layers, max_context_tokens : int
+    num_layers, max_context_tokens, lanes : int
     weight_bytes : float
         Read in every step.
     flop_per_token : float
@@ -99,11 +103,13 @@ class RooflineCosts:
     flop_per_s: float = 8 * 1.979e15
     bytes_per_s: float = 8 * 3.35e12
     fixed_s: float = 0.002
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         faults = Faults("costs")
         faults.integer("num_layers", self.num_layers)
         faults.integer("max_context_tokens", self.max_context_tokens)
+        faults.integer("lanes", self.lanes)
         names = ("weight_bytes", "flop_per_token", "flop_per_pair", "kv_bytes_per_token", "flop_per_s", "bytes_per_s")
         for name in (*names, "fixed_s"):
             faults.number(name, getattr(self, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfsim.errors import Faults
+from perfsim.serving.cards import fields_card
 
 __all__ = ["ROUTERS", "Deployment"]
 
@@ -15,6 +16,8 @@ _MOST_REPLICAS = 4096
 @dataclass(frozen=True)
 class Deployment:
     """Replicas behind a router; optionally prompts are computed on a pool of their own (disaggregated).
+
+    A replica is whole: all of its pipeline stages, whose lanes the router sees one by one.
 
     Attributes
     ----------
@@ -52,3 +55,7 @@ class Deployment:
     def pools(self) -> int:
         """Kinds of replicas."""
         return 2 if self.prefill_replicas else 1
+
+    def _repr_html_(self) -> str:
+        pools = f"{self.prefill_replicas:,} for prompts and " if self.prefill_replicas else ""
+        return fields_card(f"Deployment of {pools}{self.replicas:,} behind a router", self)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from perfsim.errors import Faults
+from perfsim.spec.tables import read_toml
 
-__all__ = ["ENGINE_TIMES", "EngineTimes"]
+__all__ = ["TIMES_FILE", "EngineTimes", "known_times"]
+
+TIMES_FILE = Path(__file__).with_name("engine_times.toml")
+"""Where the shipped times stand."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class EngineTimes:
         other there.
     swap_block_s : float
         To move one block of KV to the host's memory or back, in the step in which it is moved.
+    elementwise_share : float
+        The part of the memory-bound kernels' time that is left in a step without prompts, where engines fuse them with
+        their neighbours: norms with additions and all-reduces, activations with quantisers, rotation with attention.
     source : str
         Where the values come from.
     """
@@ -45,32 +55,27 @@ class EngineTimes:
     prompt_s: float = 0.0
     request_s: float = 0.0
     swap_block_s: float = 0.0
+    elementwise_share: float = 1.0
     source: str = "given"
 
     def __post_init__(self) -> None:
         faults = Faults("engine.times")
         for field in dataclasses.fields(self):
-            if field.name != "source":
+            if field.name.endswith("_s"):
                 faults.quantities(field.name, getattr(self, field.name), zero=True)
+        if self.elementwise_share != 0:
+            faults.number("elementwise_share", self.elementwise_share, at_most=1.0)
         faults.text("source", self.source)
         faults.raise_if_any()
 
 
-_FITTED = "fitted to public measurements of Llama-3.1-70B (InferenceX), {}"
+@cache
+def known_times() -> Mapping[str, EngineTimes]:
+    """Give the shipped times by name. They belong to a version and a graph mode, not to a library as such.
 
-ENGINE_TIMES = {
-    "none": EngineTimes(source="an engine that costs nothing"),
-    "trtllm-graphs": EngineTimes(
-        step_s=222e-6, sequence_s=0.9e-6, prefill_layer_s=201e-6, prefill_token_s=0.76e-6,
-        source=_FITTED.format("TensorRT-LLM 1.x, graphs in decode, eager prefill"),
-    ),
-    "vllm-piecewise-graphs": EngineTimes(
-        decode_layer_s=24e-6, sequence_s=41e-6, prefill_layer_s=50e-6, prefill_token_s=5.4e-6,
-        prompt_s=10e-3, request_s=22e-3,
-        source=_FITTED.format("older vLLM, graphs between the attention layers"),
-    ),
-    "vllm-full-graphs-async": EngineTimes(
-        prefill_layer_s=50e-6, source=_FITTED.format("vLLM with full graphs and asynchronous scheduling"),
-    ),
-}  # fmt: skip
-"""Defaults by name. They belong to a version and a graph mode, not to a library as such."""
+    Examples
+    --------
+    >>> "vllm-0.18-0.19" in known_times()
+    True
+    """
+    return {name: EngineTimes(**fields) for name, fields in read_toml(TIMES_FILE).items()}

@@ -242,4 +242,5 @@ class _Replica:
         now, used = self.service.now, self.scheduler.cache.used
         self.most_blocks = max(self.most_blocks, used)
         row = (self.number, now - duration, now, 1, len(step.decodes), step.context, len(step.chunks), step.tokens)
-        self.log.append((*row, len(self.scheduler.queue), used, len(self.scheduler.running)))
+        moving = round(step.extra_s * PICOSECONDS_PER_SECOND)
+        self.log.append((*row, len(self.scheduler.queue), used, len(self.scheduler.running), step.started, moving))

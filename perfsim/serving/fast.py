@@ -22,6 +22,7 @@ from perfsim.serving.requests import Requests
 from perfsim.serving.tables import StepTables
 from perfsim.serving.world import CROSSING, FIRST, NOBODY, PREFILLS, World, make_world
 from perfsim.sim.jit import compiled
+from perfsim.units import PICOSECONDS_PER_SECOND
 
 # ruff: noqa: ANN001, ANN202, PLR0917 - Numba infers the types, and takes positional arguments
 # mypy: disable-error-code="no-untyped-def"
@@ -265,4 +266,5 @@ def _write_log(me, clock, log):
     row.replica, row.start, row.end, row.steps = me.index, me.start, me.end, me.steps
     row.sequences, row.context, row.chunks, row.tokens = me.sequences, me.context, me.chunks, me.tokens
     row.waiting, row.used_blocks, row.running = me.waiting, me.used, me.ran
+    row.started, row.moving = me.started, int(np.rint(me.extra_s * PICOSECONDS_PER_SECOND))
     clock.logged += 1

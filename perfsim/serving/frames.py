@@ -12,13 +12,14 @@ from perfsim.errors import Faults
 from perfsim.serving.outcome import Outcome
 from perfsim.serving.requests import Requests
 from perfsim.serving.run import Service
-from perfsim.units import format_seconds, seconds
+from perfsim.units import format_seconds, picoseconds, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "drains", "findings", "percentiles_frame", "replicas_frame", "requests_frame", "span_s", "steps_frame", "tpot_s",
+    "drains", "findings", "host_ps", "most_kv_share", "percentiles_frame", "replicas_frame", "requests_frame", "span_s",
+    "steps_frame", "tpot_s",
 ]  # fmt: skip
 
 _GROWTH = 0.1  # seconds by which the wait grows each second where a load does not drain
@@ -37,7 +38,7 @@ def tpot_s(requests: Requests, outcome: Outcome) -> NDArray[np.float64]:
     return np.where(further > 0, span_s(outcome.first_ps, outcome.finish_ps) / np.maximum(further, 1), np.nan)
 
 
-def requests_frame(requests: Requests, outcome: Outcome) -> pd.DataFrame:
+def requests_frame(requests: Requests, outcome: Outcome, service: Service) -> pd.DataFrame:
     """One row a request, in the order of sending.
 
     ======================== ========================================================================
@@ -49,7 +50,7 @@ def requests_frame(requests: Requests, outcome: Outcome) -> pd.DataFrame:
     ``output_tokens``        Tokens generated.
     ``cached_tokens``        Tokens of the prompt that a prefix cache held.
     ``preemptions``          How often it was sent back to the queue.
-    ``replica``              Where it decoded.
+    ``replica, lane``        Where it decoded; -1 where it never came.
     ``prefill_replica``      Where its prompt was computed.
     ``queue_s``              From sending to its first step.
     ``ttft_s``               From sending to its first token.
@@ -61,7 +62,7 @@ def requests_frame(requests: Requests, outcome: Outcome) -> pd.DataFrame:
 
     times = {"sent_s": outcome.sent_ps, "admitted_s": outcome.admitted_ps, "first_token_s": outcome.first_ps}
     times["finish_s"] = outcome.finish_ps
-    prefilled = outcome.prefill_replica
+    prefilled, lanes = outcome.prefill_replica, service.lanes
     return pd.DataFrame(
         {
             **{name: span_s(np.zeros_like(column), column) for name, column in times.items()},
@@ -69,8 +70,9 @@ def requests_frame(requests: Requests, outcome: Outcome) -> pd.DataFrame:
             "output_tokens": requests.output_tokens,
             "cached_tokens": outcome.cached_prompt_tokens,
             "preemptions": outcome.preemptions,
-            "replica": outcome.replica,
-            "prefill_replica": np.where(prefilled >= 0, prefilled, outcome.replica),
+            "replica": outcome.replica // lanes,
+            "lane": np.where(outcome.replica >= 0, outcome.replica % lanes, -1),
+            "prefill_replica": np.where(prefilled >= 0, prefilled, outcome.replica) // lanes,
             "queue_s": span_s(outcome.sent_ps, outcome.admitted_ps),
             "ttft_s": span_s(outcome.sent_ps, outcome.first_ps),
             "tpot_s": tpot_s(requests, outcome),
@@ -83,7 +85,7 @@ def steps_frame(log: NDArray[Any], service: Service) -> pd.DataFrame:
     """One row a step, by time.
 
     ===================== ===========================================================================
-    ``replica``           Which replica.
+    ``replica, lane``     Which engine: a replica has one for each batch on its way through its stages.
     ``start_s, end_s``    When.
     ``steps``             How many steps the row stands for: 1, or a run of decode steps that are alike.
     ``decodes``           Sequences that got a token by decoding.
@@ -94,13 +96,13 @@ def steps_frame(log: NDArray[Any], service: Service) -> pd.DataFrame:
     ``waiting``           Requests in the queue as the step ended.
     ``kv_blocks``         Blocks in use as the step ended, before requests left.
     ``kv_share``          Of the cache; NaN where it has no limit.
+    ``host_s``            Time of the engine's host in it.
     ===================== ===========================================================================
     """
     import pandas as pd
 
     log = log[np.lexsort((log["replica"], log["start"]))]
     columns = {
-        "replica": "replica",
         "steps": "steps",
         "sequences": "decodes",
         "context": "context_tokens",
@@ -108,21 +110,49 @@ def steps_frame(log: NDArray[Any], service: Service) -> pd.DataFrame:
     }
     columns |= {"tokens": "prompt_tokens", "running": "running", "waiting": "waiting", "used_blocks": "kv_blocks"}
     frame = pd.DataFrame({new: log[old] for old, new in columns.items()})
-    frame.insert(1, "start_s", seconds(log["start"]))
-    frame.insert(2, "end_s", seconds(log["end"]))
+    placed = {"replica": log["replica"] // service.lanes, "lane": log["replica"] % service.lanes}
+    placed |= {"start_s": seconds(log["start"]), "end_s": seconds(log["end"])}
+    for place, (name, column) in enumerate(placed.items()):
+        frame.insert(place, name, column)
     frame["kv_share"] = log["used_blocks"] / _limits(service)[log["replica"]]
+    frame["host_s"] = seconds(host_ps(log, service))
     return frame.rename_axis("step")
 
 
+def host_ps(log: NDArray[Any], service: Service) -> NDArray[np.int64]:
+    """Give the time that the engine's host takes of each row of a log, in picoseconds."""
+    from perfsim.serving.world import rules_of  # needs Numba
+
+    rules = [
+        rules_of(engine, costs.num_layers) for engine, costs in zip(service.engines, service.tables.costs, strict=True)
+    ]
+    of_row = np.repeat(np.array(rules), _pool_sizes(service))[log["replica"]]
+    layers_s = np.where(log["chunks"] > 0, of_row["prefill_layers_s"], of_row["decode_layers_s"])
+    step_s = of_row["step_s"] + layers_s + log["sequences"] * of_row["sequence_s"]
+    prompts_s = log["tokens"] * of_row["prefill_token_s"] + log["started"] * of_row["prompt_s"]
+    return picoseconds(log["steps"] * step_s + prompts_s) + log["moving"]
+
+
+def _pool_sizes(service: Service) -> list[int]:
+    """Engines of each pool."""
+    deployment = service.engine_deployment
+    return [count for count in (deployment.prefill_replicas, deployment.replicas) if count]
+
+
 def replicas_frame(outcome: Outcome, service: Service, makespan_s: float) -> pd.DataFrame:
-    """One row a replica: its pool, steps, busy time, the part of it in steps with prompts, utilization, most blocks."""
+    """One row an engine, of which a replica has one for each of its lanes.
+
+    Replica and lane, pool, steps, busy time, the part of it in steps with prompts, utilization, most blocks.
+    """
     import pandas as pd
 
-    apart, busy_s, capacity = service.deployment.prefill_replicas, seconds(outcome.busy_ps), _limits(service)
-    pool = np.where(np.arange(len(busy_s)) < apart, "prefill", "decode" if apart else "both")
+    apart, busy_s, capacity = service.engine_deployment.prefill_replicas, seconds(outcome.busy_ps), _limits(service)
+    number = np.arange(len(busy_s))
     return pd.DataFrame(
         {
-            "pool": pool,
+            "replica": number // service.lanes,
+            "lane": number % service.lanes,
+            "pool": np.where(number < apart, "prefill", "decode" if apart else "both"),
             "steps": outcome.steps,
             "busy_s": busy_s,
             "prompt_busy_s": seconds(outcome.prompt_busy_ps),
@@ -130,14 +160,18 @@ def replicas_frame(outcome: Outcome, service: Service, makespan_s: float) -> pd.
             "most_kv_blocks": outcome.most_blocks,
             "most_kv_share": outcome.most_blocks / capacity,
         }
-    ).rename_axis("replica")
+    ).rename_axis("engine")
 
 
 def _limits(service: Service) -> NDArray[np.float64]:
-    """KV blocks of each replica; NaN where there is no limit."""
-    deployment = service.deployment
-    counts = [count for count in (deployment.prefill_replicas, deployment.replicas) if count]
-    return np.repeat([float(engine.kv_blocks or np.nan) for engine in service.engines], counts)
+    """KV blocks of each engine; NaN where there is no limit."""
+    return np.repeat([float(engine.kv_blocks or np.nan) for engine in service.engines], _pool_sizes(service))
+
+
+def most_kv_share(outcome: Outcome, service: Service) -> float:
+    """Most of the KV cache of any replica that was in use at once; NaN where no cache has a limit."""
+    shares = outcome.most_blocks / _limits(service)
+    return float(np.fmax.reduce(shares))
 
 
 def percentiles_frame(columns: Mapping[str, NDArray[np.float64]], percent: ArrayLike) -> pd.DataFrame:
@@ -186,7 +220,8 @@ def findings(requests: Requests, outcome: Outcome, service: Service) -> tuple[st
             f"the KV cache is too small for the load: {preempted:,} preemptions, of {share:.1%} of the requests"
         )
     limits = _limits(service)
-    full = np.flatnonzero(outcome.most_blocks > _NEARLY * limits).tolist()  # NaN, no limit, compares as false
-    if full and not preempted:
-        found.append(f"the KV cache is full at times, so requests wait for it: replicas {full[:8]}")
+    full = np.flatnonzero(outcome.most_blocks > _NEARLY * limits)  # NaN, no limit, compares as false
+    if len(full) and not preempted:
+        replicas = np.unique(full // service.lanes)[:8].tolist()
+        found.append(f"the KV cache is full at times, so requests wait for it: replicas {replicas}")
     return tuple(found)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from perfsim.errors import Faults
 from perfsim.report.colours import KIND_COLOURS, MEMORY_COLOURS, MUTED, WARNING
+from perfsim.serving.bands import Band, draw_bands
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,9 @@ __all__ = ["plot_kv", "plot_latencies", "plot_steps"]
 _NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency"}
 _COLOURS = {"ttft_s": KIND_COLOURS["collective"], "tpot_s": KIND_COLOURS["matmul"], "latency_s": MUTED}
 _PROMPTS, _DECODES = KIND_COLOURS["collective"], KIND_COLOURS["matmul"]
-_PIXELS = 1600  # columns of a picture: more steps than this are put together
+_PIXELS = 1600  # points of a curve
+_SHADES = "; mean of each column of the picture, pale the most"
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 
 
 def plot_latencies(columns: Mapping[str, NDArray[np.float64]], ax: Axes | None = None) -> Axes:
@@ -40,16 +43,22 @@ def plot_latencies(columns: Mapping[str, NDArray[np.float64]], ax: Axes | None =
     -------
     Axes
     """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     from perfsim.report.canvas import fresh, heading, legend_above
 
     ax = fresh(ax, 8, 4.5)
     for name, column in columns.items():
         known = np.sort(column[column > 0])
         if len(known):
-            share = np.linspace(0, 1, min(len(known), _PIXELS))
-            ax.plot(np.quantile(known, share, method="inverted_cdf"), share, color=_COLOURS[name], linewidth=1.6)
+            share = np.linspace(0, 1, min(len(known), _PIXELS) + 1)
+            times = np.quantile(known, share, method="inverted_cdf")
+            ax.plot(times, share, color=_COLOURS[name], linewidth=1.6, drawstyle="steps-post")
     ax.set_xscale("log")
-    ax.set_xlabel("time (s)")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _time_text(value)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("time")
     ax.set_ylabel("share of the requests")
     ax.set_ylim(0, 1)
     ax.grid(color="#E0E0E0", linewidth=0.6)
@@ -62,9 +71,9 @@ def plot_latencies(columns: Mapping[str, NDArray[np.float64]], ax: Axes | None =
 def plot_steps(
     steps: pd.DataFrame, ax: Axes | None = None, *, replica: int = 0, start_s: float = 0.0, end_s: float | None = None
 ) -> Axes:
-    """Draw the tokens of each step of a replica over time: those of prompts on those of decodes.
+    """Draw what each step of a replica holds over time: decodes below, tokens of prompts above, each with its scale.
 
-    Where steps are narrower than a pixel, each column of the picture holds their mean, weighted by time.
+    Of many steps each column of the picture shows the mean, weighted by time, and pale behind it the most.
 
     Parameters
     ----------
@@ -79,7 +88,7 @@ def plot_steps(
     -------
     Axes
     """
-    from perfsim.report.canvas import fresh, heading, legend_above, steps as draw_steps, time_axis  # noqa: I001
+    from perfsim.report.canvas import fresh, heading
 
     mine = _of_replica(steps, replica)
     end_s = float(mine["end_s"].max()) if end_s is None else end_s
@@ -87,24 +96,15 @@ def plot_steps(
     if not start_s < end_s:
         faults.add("start_s, end_s", (start_s, end_s), "must be in order")
     faults.raise_if_any()
-    ax, edges = fresh(ax, 11, 4), np.linspace(start_s, end_s, _PIXELS + 1)
-    decodes, prompts = (_mean_over_time(mine, name, edges) for name in ("decodes", "prompt_tokens"))
-    top = max(float((decodes + prompts).max()), 1.0)
-    ax.set_xlim(start_s, end_s)
-    ax.set_yscale("symlog", linthresh=max(float(decodes.max()), 1.0))
-    ax.set_ylim(0, top * 1.1)
-    draw_steps(ax, decodes + prompts, edges, 0, color=_PROMPTS, linewidth=0)
-    draw_steps(ax, decodes, edges, 0, color=_DECODES, linewidth=0)
-    time_axis(ax, "x", end_s - start_s)
-    ax.set_ylabel("tokens of a step")
-    ax.spines[["top", "right"]].set_visible(False)
-    heading(ax, f"Steps of replica {replica}: decodes below, prompts on top", above=14)
-    legend_above(ax, {"decodes": _DECODES, "prompts": _PROMPTS})
+    ax = fresh(ax, 11, 4)
+    bands = Band("decodes", "decodes", _DECODES), Band("prompt_tokens", "prompt tokens", _PROMPTS)
+    coarse = draw_bands(ax, mine, bands, (start_s, end_s))
+    heading(ax, f"Steps of replica {replica}: what each holds{_SHADES * coarse}")
     return ax
 
 
 def plot_kv(steps: pd.DataFrame, ax: Axes | None = None, *, replica: int = 0) -> Axes:
-    """Draw the KV blocks in use and the requests that wait, over time.
+    """Draw the KV blocks in use and the requests that run and wait, over time, each with its scale.
 
     Parameters
     ----------
@@ -117,28 +117,24 @@ def plot_kv(steps: pd.DataFrame, ax: Axes | None = None, *, replica: int = 0) ->
     -------
     Axes
     """
-    from perfsim.report.canvas import fresh, heading, legend_above, limit, steps as draw_steps, time_axis  # noqa: I001
+    from perfsim.report.canvas import fresh, heading
 
     mine, ax = _of_replica(steps, replica), fresh(ax, 11, 4)
-    edges = np.linspace(float(mine["start_s"].min()), float(mine["end_s"].max()), _PIXELS + 1)
-    blocks, waiting = (_mean_over_time(mine, name, edges) for name in ("kv_blocks", "waiting"))
     share = float(mine["kv_share"].max())
     capacity = float(mine["kv_blocks"].max()) / share if share > 0 else np.nan
-    ax.set_xlim(edges[0], edges[-1])
-    ax.set_ylim(0, 1.08 * np.nanmax([float(blocks.max()), capacity, 1.0]))
-    draw_steps(ax, blocks, edges, 0, color=MEMORY_COLOURS["KV cache"], linewidth=0)
-    if np.isfinite(capacity):
-        ax.axhline(capacity, color=WARNING, linewidth=1)
-        limit(ax, capacity, "capacity")
-    queue = ax.twinx()
-    queue.set_ylim(0, max(float(waiting.max()) * 1.3, 1.0))
-    draw_steps(queue, waiting, edges, None, color=WARNING, linewidth=0.9)
-    queue.set_ylabel("requests that wait")
-    time_axis(ax, "x", float(edges[-1] - edges[0]))
-    ax.set_ylabel("KV blocks in use")
-    heading(ax, f"KV cache and queue of replica {replica}", above=14)
-    legend_above(ax, {"KV cache": MEMORY_COLOURS["KV cache"], "waiting requests": WARNING})
+    bands = (
+        Band("kv_blocks", "KV blocks", MEMORY_COLOURS["KV cache"], capacity),
+        Band("running", "running", KIND_COLOURS["attention"]),
+        Band("waiting", "waiting", WARNING),
+    )
+    coarse = draw_bands(ax, mine, bands, (float(mine["start_s"].min()), float(mine["end_s"].max())))
+    heading(ax, f"KV cache and requests of replica {replica}{_SHADES * coarse}")
     return ax
+
+
+def _time_text(value_s: float) -> str:
+    size, unit = next((pair for pair in _UNITS if value_s >= 0.999 * pair[0]), _UNITS[-1])
+    return f"{value_s / size:.3g} {unit}"
 
 
 def _of_replica(steps: pd.DataFrame, replica: int) -> pd.DataFrame:
@@ -149,13 +145,3 @@ def _of_replica(steps: pd.DataFrame, replica: int) -> pd.DataFrame:
         faults.add("replica", replica, f"must be one of those with steps: {sorted(set(steps['replica']))}")
         faults.raise_if_any()
     return mine
-
-
-def _mean_over_time(steps: pd.DataFrame, name: str, edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of a column over the time of each pixel; 0 where the replica is idle."""
-    start, end = steps["start_s"].to_numpy(), steps["end_s"].to_numpy()
-    # The integral grows along each step and stands still between two, so its knots are starts and ends in turn.
-    knots = np.stack([start, end], axis=1).ravel()
-    grown = np.cumsum(steps[name].to_numpy() * (end - start))
-    integral = np.stack([np.concatenate([[0.0], grown[:-1]]), grown], axis=1).ravel()
-    return np.asarray(np.diff(np.interp(edges, knots, integral)) / np.diff(edges), np.float64)

@@ -6,8 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from perfsim import html
 from perfsim.errors import Faults
-from perfsim.serving.engine_times import ENGINE_TIMES, EngineTimes
+from perfsim.serving.cards import field_texts
+from perfsim.serving.engine_times import EngineTimes, known_times
 from perfsim.units import MAX_SIZE
 
 __all__ = ["POLICIES", "Engine"]
@@ -18,15 +20,15 @@ PREEMPTIONS = ("recompute", "swap")
 POLICIES: dict[str, dict[str, Any]] = {
     "vllm": {
         "token_budget": 8192, "chunked": True, "mixed": True, "max_sequences": 1024, "reservation": "grow",
-        "kv_block_tokens": 16, "prefix_cache": True, "times": "vllm-piecewise-graphs",
+        "kv_block_tokens": 16, "prefix_cache": True, "times": "vllm-0.18-0.19",
     },
     "trtllm": {
         "token_budget": 8192, "chunked": False, "mixed": True, "max_sequences": 2048, "reservation": "full",
-        "kv_block_tokens": 32, "prefix_cache": True, "times": "trtllm-graphs",
+        "kv_block_tokens": 32, "prefix_cache": True, "times": "trtllm-2025-10",
     },
     "sglang": {
         "token_budget": 8192, "chunked": True, "mixed": False, "max_sequences": 1024, "reservation": "grow",
-        "kv_block_tokens": 1, "prefix_cache": True, "times": "vllm-full-graphs-async",
+        "kv_block_tokens": 1, "prefix_cache": True, "times": "vllm-0.18-0.19",
     },
     "static": {
         "token_budget": 131_072, "chunked": False, "mixed": False, "max_sequences": 64, "reservation": "full",
@@ -37,7 +39,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 vLLM: ``max_num_batched_tokens``, ``max_num_seqs``, chunked prefill, blocks of 16 (V1). TensorRT-LLM:
 ``max_num_tokens``, ``max_batch_size``, ``GUARANTEED_NO_EVICT``, blocks of 32. SGLang: ``chunked_prefill_size``, prompts
-before decodes, pages of one token; its engine times are not measured, so the leanest known stand in for them.
+before decodes, pages of one token; its engine times are not measured, so those of vLLM stand in for them.
 """
 
 
@@ -74,7 +76,7 @@ class Engine:
     kv_blocks : int, optional
         Blocks of a replica; as many as anybody asks for when left out.
     times : EngineTimes or str, optional
-        Times of the engine's host, or a name in `ENGINE_TIMES`.
+        Times of the engine's host, or a name in ``perfsim.serving.engine_times.known_times``.
 
     Examples
     --------
@@ -112,7 +114,7 @@ class Engine:
             faults.choice("reservation", self.reservation, RESERVATIONS)
         faults.choice("preemption", self.preemption, PREEMPTIONS)
         if isinstance(self.times, str):
-            faults.choice("times", self.times, ENGINE_TIMES)
+            faults.choice("times", self.times, known_times())
         elif self.times is not None:
             faults.instance("times", self.times, EngineTimes)
         faults.raise_if_any()
@@ -146,4 +148,14 @@ class Engine:
     def host(self) -> EngineTimes:
         """Times of the engine's host."""
         times = self.resolved.times
-        return ENGINE_TIMES[times] if isinstance(times, str) else times or EngineTimes()
+        return known_times()[times] if isinstance(times, str) else times or EngineTimes()
+
+    def _repr_html_(self) -> str:
+        """The fields and whether they are the policy's own, and what its host takes."""
+        given, resolved = (dict(field_texts(one, without=["policy", "times"])) for one in (self, self.resolved))
+        rows = [(name, text, "" if given[name] == text else f"{self.policy}'s own") for name, text in resolved.items()]
+        host, times = self.host, self.resolved.times
+        takes = {name: text for name, text in field_texts(host, without=["source"]) if getattr(host, name)}
+        title = f"Its host {times}" if isinstance(times, str) else "Its host"
+        below = html.card(title, html.facts(takes), html.notes([host.source]))
+        return html.card(f"Engine with the policy {self.policy}", html.table((), rows), below)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from perfsim import html
-from perfsim.errors import SimulationError
+from perfsim.errors import Faults, SimulationError
 from perfsim.serving import frames
 from perfsim.serving.goodput import Goodput, goodput_of
 from perfsim.serving.outcome import Outcome
@@ -86,7 +86,7 @@ def serve_requests(
     if left:
         message = (
             f"the load does not drain: {left:,} of {len(requests):,} requests have not ended after "
-            f"{limit_s:g} s, {result.queue_at_end:,} of them never began; send fewer, add replicas, or raise limit_s"
+            f"{limit_s:g} s, {result.queue_at_end:,} of them never began; send fewer, add replicas, or raise the limit"
         )
         raise OverloadError(message, result)
     return result
@@ -96,8 +96,9 @@ def serve_requests(
 class ServeResult:
     """What a simulation of a service found; everything beyond the times is derived when it is asked for.
 
-    Means are over the requests that ended. TTFT is the time from sending a request to its first token, TPOT the rest of
-    its latency over its further tokens; requests of one token have no TPOT.
+    Means are over the requests that ended, that of TTFT over those with a first token. TTFT is the time from sending a
+    request to its first token, TPOT the rest of its latency over its further tokens; requests of one token have no
+    TPOT.
 
     Attributes
     ----------
@@ -120,7 +121,7 @@ class ServeResult:
     @cached_property
     def requests(self) -> pd.DataFrame:
         """One row a request; see `perfsim.serving.frames.requests_frame`."""
-        return frames.requests_frame(self.sent, self.outcome)
+        return frames.requests_frame(self.sent, self.outcome, self.service)
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -128,17 +129,24 @@ class ServeResult:
 
         Of more than five million steps, those that follow each other and are alike share a row.
         """
+        return frames.steps_frame(self.log(_MOST_ROWS), self.service)
+
+    def log(self, most_rows: int) -> NDArray[Any]:
+        """Records of the steps, or of runs of them that are alike where there are more than `most_rows`.
+
+        See ``perfsim.serving.world.STEP``. The run is repeated to note them, unless it has noted them already.
+        """
         log = self.outcome.log
         if log is None:
-            skip = bool(self.outcome.steps.sum() > _MOST_ROWS)
+            skip = bool(self.outcome.steps.sum() > most_rows)
             log = run_service(self.service, self.sent, skip=skip, log=True, limit_s=self.limit_s).log
         if log is None:
             raise NotImplementedError  # an engine that was asked for a log gives one
-        return frames.steps_frame(log, self.service)
+        return log
 
     @cached_property
     def replicas(self) -> pd.DataFrame:
-        """One row a replica; see `perfsim.serving.frames.replicas_frame`."""
+        """One row an engine, of which a replica has one for each lane; see `perfsim.serving.frames.replicas_frame`."""
         return frames.replicas_frame(self.outcome, self.service, self.makespan_s)
 
     @cached_property
@@ -156,7 +164,7 @@ class ServeResult:
     @property
     def ttft_s(self) -> float:
         """Mean time to the first token."""
-        return _mean(self._ttft_s[self._ended])
+        return _mean(self._ttft_s)
 
     @property
     def tpot_s(self) -> float:
@@ -170,8 +178,11 @@ class ServeResult:
 
     @cached_property
     def makespan_s(self) -> float:
-        """From the first request that is sent to the last token."""
-        return float(seconds(self.outcome.finish_ps.max(initial=0) - self.outcome.sent_ps[0]))
+        """From the first request that is sent to the last token, or to the limit where requests are left at it."""
+        start_ps = self.outcome.sent_ps[0]
+        if self.limit_s is not None and not self._ended.all():
+            return max(self.limit_s - float(seconds(start_ps)), 0.0)
+        return float(seconds(self.outcome.finish_ps.max() - start_ps))
 
     @property
     def tokens_per_s(self) -> float:
@@ -212,7 +223,7 @@ class ServeResult:
         Returns
         -------
         Goodput
-            Its `finding` says in words when nothing meets them.
+            Its ``finding`` says in words when nothing meets them.
 
         Raises
         ------
@@ -237,6 +248,11 @@ class ServeResult:
         it; where requests come twice as fast as they are served, it grows by one half.
         """
         return frames.drains(self.sent, self.outcome)
+
+    @property
+    def most_kv_share(self) -> float:
+        """Most of the KV cache of any replica that was in use at once; NaN where no cache has a limit."""
+        return frames.most_kv_share(self.outcome, self.service)
 
     @cached_property
     def findings(self) -> tuple[str, ...]:
@@ -267,26 +283,34 @@ class ServeResult:
         return plot_latencies(self.percentile_columns, ax)
 
     def plot_steps(
-        self, ax: Axes | None = None, *, replica: int = 0, start_s: float = 0.0, end_s: float | None = None
-    ) -> Axes:
-        """Draw what each step of a replica holds: prompts and decodes."""
+        self, ax: Axes | None = None, *, replica: int = 0, lane: int = 0, start_s: float = 0.0,
+        end_s: float | None = None,
+    ) -> Axes:  # fmt: skip
+        """Draw what each step of a replica, or of one of its lanes, holds: prompts and decodes."""
         from perfsim.serving.plots import plot_steps
 
-        return plot_steps(self.steps, ax, replica=replica, start_s=start_s, end_s=end_s)
+        return plot_steps(self._steps_of(lane), ax, replica=replica, start_s=start_s, end_s=end_s)
 
-    def plot_kv(self, ax: Axes | None = None, *, replica: int = 0) -> Axes:
-        """Draw the KV cache of a replica over time, and its queue."""
+    def plot_kv(self, ax: Axes | None = None, *, replica: int = 0, lane: int = 0) -> Axes:
+        """Draw the KV cache of a replica, or the part of one of its lanes, over time, and its queue."""
         from perfsim.serving.plots import plot_kv
 
-        return plot_kv(self.steps, ax, replica=replica)
+        return plot_kv(self._steps_of(lane), ax, replica=replica)
+
+    def _steps_of(self, lane: int) -> pd.DataFrame:
+        faults = Faults("plot")
+        faults.integer("lane", lane, minimum=0, maximum=self.service.lanes - 1)
+        faults.raise_if_any()
+        return self.steps[self.steps["lane"] == lane]
 
     def __str__(self) -> str:
         deployment, engine = self.service.deployment, self.service.engines[-1]
         count = f"{deployment.replicas} {'replica' if deployment.replicas == 1 else 'replicas'}"
+        lanes = f" of {self.service.lanes} lanes" if self.service.lanes > 1 else ""
         pools = f"{deployment.prefill_replicas} for prompts and " if deployment.prefill_replicas else ""
         return "\n".join(
             [
-                f"{len(self.sent):,} requests on {pools}{count} of {engine.policy}, {deployment.router}, "
+                f"{len(self.sent):,} requests on {pools}{count}{lanes} of {engine.policy}, {deployment.router}, "
                 f"in {format_seconds(self.makespan_s)}",
                 f"TTFT {format_seconds(self.ttft_s)}, TPOT {format_seconds(self.tpot_s)}, "
                 f"{self.tokens_per_s:,.0f} tokens/s, {self.requests_per_s:,.4g} requests/s",

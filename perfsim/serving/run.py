@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +37,9 @@ class Service:
     engines : tuple of Engine
         Of each pool.
     deployment : Deployment
+        Counts whole replicas, whatever their stages.
+    fits_memory : bool
+        Whether the engines' `kv_blocks` are those that fit, not a user's own.
 
     Examples
     --------
@@ -47,6 +52,7 @@ class Service:
     tables: StepTables
     engines: tuple[Engine, ...]
     deployment: Deployment = field(default_factory=Deployment)
+    fits_memory: bool = False
 
     def __post_init__(self) -> None:
         pools, given = self.deployment.pools, (len(self.tables.costs), len(self.engines))
@@ -57,6 +63,31 @@ class Service:
                 "a pool of its own for prompts needs costs and an engine of its own",
             )  # fmt: skip
             faults.raise_if_any()
+        lanes = [costs.lanes for costs in self.tables.costs]
+        if len(set(lanes)) > 1:
+            faults = Faults("service")
+            faults.add("tables", lanes, "must have as many lanes in each pool", "give all pools as many stages")
+            faults.raise_if_any()
+
+    @property
+    def lanes(self) -> int:
+        """Engines of a replica: one for each batch on its way through the stages."""
+        return self.tables.costs[0].lanes
+
+    @cached_property
+    def engine_deployment(self) -> Deployment:
+        """The deployment as routers and simulators see it: each lane of a replica is one of their replicas."""
+        whole, lanes = self.deployment, self.lanes
+        if lanes == 1:
+            return whole
+        return dataclasses.replace(
+            whole, replicas=whole.replicas * lanes, prefill_replicas=whole.prefill_replicas * lanes
+        )
+
+    def engine_name(self, number: int) -> str:
+        """Name an engine by its number among those of `engine_deployment`."""
+        replica, lane = divmod(number, self.lanes)
+        return f"replica {replica}, lane {lane}" if self.lanes > 1 else f"replica {replica}"
 
     @classmethod
     def of(cls, costs: StepCosts, engine: Engine, deployment: Deployment | None = None) -> Service:
@@ -103,7 +134,7 @@ def run_service(
     faults.raise_if_any()
     _reserve(service, requests)
     limit_ps = NEVER if limit_s is None else min(round(limit_s * PICOSECONDS_PER_SECOND), NEVER)
-    parts = requests, service.engines, service.tables, service.deployment, limit_ps
+    parts = requests, service.engines, service.tables, service.engine_deployment, limit_ps
     if simulator == "simpy":
         from perfsim.serving.events import run_events
 
@@ -136,7 +167,9 @@ def _check(service: Service, requests: Requests, faults: Faults) -> None:
             faults.add(
                 "kv_blocks", engine.kv_blocks,
                 f"must hold one request: number {row} takes {need:,} blocks of {block} tokens",
-                "use more GPUs, a smaller KV data type, or shorter requests",
+                "use more GPUs, a smaller KV data type, or shorter requests"
+                if service.fits_memory
+                else "raise kv_blocks, or leave it out",
             )  # fmt: skip
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from perfsim.errors import Faults
 from perfsim.serving.deployment import Deployment
 from perfsim.serving.policies import Engine
 from perfsim.serving.results import ServeResult, serve_requests
-from perfsim.serving.run import Service
-from perfsim.serving.scenario_costs import ScenarioCosts, kv_blocks_of
+from perfsim.serving.services import Services
 from perfsim.serving.traffic import Bursts, ClosedLoop, OpenLoop, Trace
 from perfsim.spec.scenario import Scenario
 
-__all__ = ["serve"]
+__all__ = ["check_parts", "serve"]
 
 Traffic = ClosedLoop | OpenLoop | Bursts | Trace
 
@@ -68,19 +65,17 @@ def serve(
     (40, True)
     """
     faults = Faults("serve")
+    check_parts(faults, scenario, traffic, engine, deployment)
+    faults.raise_if_any()
+    service = Services(scenario).of(engine, deployment)
+    return serve_requests(service, traffic.requests(), simulator=simulator, limit_s=limit_s)
+
+
+def check_parts(faults: Faults, scenario: object, traffic: object, engine: object, deployment: object) -> None:
+    """Record parts of a simulation of serving that are of another kind."""
     faults.instance("scenario", scenario, Scenario)
     if not isinstance(traffic, Traffic):
         faults.add("traffic", traffic, "must be a ClosedLoop, an OpenLoop, Bursts or a Trace", "see docs/serving.md")
     faults.instance("engine", engine, Engine)
     if deployment is not None:
         faults.instance("deployment", deployment, Deployment)
-    faults.raise_if_any()
-    costs = ScenarioCosts(scenario)
-    ready = engine.resolved
-    if engine.kv_blocks is None:
-        budget = min(ready.token_budget or 1, costs.max_context_tokens)
-        blocks = kv_blocks_of(scenario, budget, ready.kv_block_tokens or 1) * costs.ranks_in_step
-        engine = dataclasses.replace(engine, kv_blocks=blocks)
-    replicas = 1 if costs.ranks_in_step > 1 else scenario.plan.data
-    service = Service.of(costs, engine, deployment or Deployment(replicas=replicas))
-    return serve_requests(service, traffic.requests(), simulator=simulator, limit_s=limit_s)

@@ -102,7 +102,7 @@ def _numbers(frame: pd.DataFrame, name: str, faults: Faults) -> NDArray[np.float
     column = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64)
     wrong = np.flatnonzero(~np.isfinite(column))
     if len(wrong):
-        value = frame[name].iloc[wrong[0]]
+        value = frame[name].iloc[[wrong[0]]].tolist()[0]  # of Python's own types
         faults.add(f"{name}[{wrong[0]}]", value, "must be a finite number")
     return column
 

@@ -14,11 +14,21 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from perfsim.errors import Faults
+from perfsim.serving.cards import fields_card
 from perfsim.serving.requests import NO_PREFIX, Requests
 from perfsim.serving.trace_file import read_trace
 from perfsim.units import MAX_SIZE
 
 __all__ = ["Bursts", "ClosedLoop", "OpenLoop", "Trace", "Traffic"]
+
+
+_TITLES = {
+    "ClosedLoop": "A closed loop: clients that each have one request in flight",
+    "OpenLoop": "An open loop: requests that arrive at random",
+    "Bursts": "Bursts: several requests at once",
+    "Trace": "A trace: recorded requests",
+}
+"""What kinds of traffic call themselves in a notebook."""
 
 
 class Traffic(Protocol):
@@ -73,6 +83,9 @@ class _Drawn:
 
     def _check(self, faults: Faults) -> None:
         """Record faults of the further fields."""
+
+    def _repr_html_(self) -> str:
+        return fields_card(_TITLES[type(self).__name__], self)
 
     def _make(self, arrival_s: NDArray[np.float64], random: Generator, concurrency: int | None = None) -> Requests:
         count = len(arrival_s)
@@ -218,6 +231,9 @@ class Trace:
     @cached_property
     def _recorded(self) -> Requests:
         return read_trace(Path(self.path))
+
+    def _repr_html_(self) -> str:
+        return fields_card(_TITLES["Trace"], self)
 
     def requests(self) -> Requests:
         """Read the file once, and hasten its arrivals."""

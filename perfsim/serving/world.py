@@ -83,7 +83,7 @@ STEP = np.dtype(
         (name, _INT)
         for name in (
             "replica", "start", "end", "steps", "sequences", "context", "chunks", "tokens", "waiting", "used_blocks",
-            "running",
+            "running", "started", "moving",
         )
     ]
 )  # fmt: skip

@@ -13,8 +13,8 @@ from perfsim.spec.hardware import Cluster
 from perfsim.spec.model import Model, load_model
 from perfsim.spec.plan import Plan
 from perfsim.spec.profiles import load_cluster
-from perfsim.spec.scenario import Scenario
-from perfsim.spec.tables import build, check_keys, find_file, preset_names, read_toml
+from perfsim.spec.scenario import Scenario, replace_nested
+from perfsim.spec.tables import build, check_keys, find_file, freeze, preset_names, read_toml
 from perfsim.spec.workload import Workload
 
 __all__ = ["list_scenarios", "load_scenario", "scenario_from_table", "scenario_to_table", "to_plain"]
@@ -40,7 +40,8 @@ def load_scenario(name: str | Path) -> Scenario:
     """Load a scenario that perfsim ships, or one from a TOML file.
 
     The file has the tables ``[cluster]`` (``profile``, a name or a path, ``num_devices`` and ``kernels``), ``[model]``
-    (``preset``, a name or a path, or the fields of `Model`), ``[plan]`` and ``[workload]``. Paths are relative to it.
+    (``preset``, a name or a path, and fields of `Model` that are to differ; or all of them), ``[plan]`` and
+    ``[workload]``. Paths are relative to it.
 
     Parameters
     ----------
@@ -103,8 +104,10 @@ def _cluster(table: object, folder: Path, faults: Faults) -> Cluster | None:
 def _model(table: object, folder: Path, faults: Faults) -> Model | None:
     if not isinstance(table, Mapping) or "preset" not in table:
         return build(Model, table, faults)
-    check_keys(table, ("preset",), (), faults)
-    return load_model(_path(table["preset"], folder))
+    fields = [field.name for field in dataclasses.fields(Model) if field.init]
+    check_keys(table, ("preset",), fields, faults)
+    model = load_model(_path(table["preset"], folder))
+    return replace_nested(model, {key: freeze(value) for key, value in table.items() if key in fields})
 
 
 _PARTS: dict[str, Callable[[object, Path, Faults], object]] = {
@@ -134,4 +137,6 @@ def to_plain(value: Any) -> Any:
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
-    return [to_plain(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

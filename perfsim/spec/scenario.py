@@ -298,15 +298,15 @@ def changed_parts(scenario: Scenario, changes: Mapping[str, Any]) -> dict[str, A
     return parts
 
 
-def replace_nested(part: Any, changes: Mapping[str, Any]) -> Any:
-    """Copy a part of a scenario with changed members, nested ones by dotted name.
+def replace_nested(part: Any, changes: Mapping[str, Any], name: str = "") -> Any:
+    """Copy a part of a scenario, or of something else by its name, with changed members, nested ones by dotted name.
 
     Raises
     ------
     InputError
         There are no such members, or their new values are not allowed.
     """
-    faults = Faults(next(name for name, kind in _PARTS.items() if isinstance(part, kind)))
+    faults = Faults(name or next(name for name, kind in _PARTS.items() if isinstance(part, kind)))
     changed = _replaced(part, changes, faults)
     faults.raise_if_any()
     return changed
@@ -353,28 +353,31 @@ def _members(kind: type | Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
-def field_path(name: str, faults: Faults) -> str | None:
+def field_path(name: str, faults: Faults, more: Mapping[str, type] | None = None) -> str | None:
     """Find the dotted name of the field that a name means, or record why there is none.
+
+    `more` are parts beside those of a scenario, by their names.
 
     Examples
     --------
     >>> field_path("batch_size", Faults())
     'workload.batch_size'
     """
+    kinds = {**_PARTS, **(more or {})}
     part, _, path = name.partition(".")
     if path:
-        if part in _PARTS and path.partition(".")[0] in _members(_PARTS[part]):
+        if part in kinds and path.partition(".")[0] in _members(kinds[part]):
             return name
         owners: list[str] = []
     else:
-        owners = [owner for owner, kind in _PARTS.items() if name in _members(kind)]
+        owners = [owner for owner, kind in kinds.items() if name in _members(kind)]
         if len(owners) == 1:
             return f"{owners[0]}.{name}"
     if owners:
         faults.add(name, "...", "stands in more than one part", f"write {' or '.join(f'{o}.{name}' for o in owners)}")
     else:
-        known = [*_PARTS, *(f for kind in _PARTS.values() for f in _members(kind))]
+        known = [*kinds, *(f for kind in kinds.values() for f in _members(kind))]
         inside = [place for place, kind in _INSIDE.items() if name in _members(kind)]
         way_out = f"write {inside[0]}.{name}" if inside else did_you_mean(name, known)
-        faults.add(name, "...", "is not a field of a scenario", way_out)
+        faults.add(name, "...", f"is not a field of {' or '.join(['a scenario', *(more or ())])}", way_out)
     return None

@@ -1,5 +1,7 @@
 """What the tests of serving share: costs of a made-up model, and strategies of traffic, engines and deployments."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -74,7 +76,7 @@ def draw_service(draw, costs):
         transfer_token_s=draw(st.sampled_from([0.0, 1e-5])),
     )
     engines = tuple(draw(draw_engine()) for _ in range(deployment.pools))
-    whole = Service.of(costs, engines[0], deployment)
+    whole = Service.of(dataclasses.replace(costs, lanes=draw(st.sampled_from([1, 1, 2]))), engines[0], deployment)
     return Service(whole.tables, engines, deployment)
 
 

@@ -75,7 +75,7 @@ def test_limits_are_kept(data, small_services, small_requests):
     """Neither more blocks than there are, nor more sequences, nor more tokens in a step than the budget."""
     service, requests = data.draw(small_services), data.draw(small_requests())
     outcome = run_service(service, requests, skip=False, log=True)
-    prompts_apart = service.deployment.prefill_replicas
+    prompts_apart = service.engine_deployment.prefill_replicas
     for row in outcome.log:
         engine = service.engines[0 if row["replica"] < prompts_apart else -1].resolved
         assert 0 <= row["used_blocks"] <= (engine.kv_blocks or np.inf)

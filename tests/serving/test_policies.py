@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from perfsim.serving.deployment import Deployment
-from perfsim.serving.engine_times import ENGINE_TIMES, EngineTimes
+from perfsim.serving.engine_times import EngineTimes, known_times
 from perfsim.serving.policies import POLICIES, Engine
 from perfsim.serving.requests import Requests
 from perfsim.serving.run import Service, run_service
+from perfsim.serving.tables import StepTables
 
 FREE = EngineTimes()
 
@@ -200,12 +201,12 @@ def test_defaults_are_those_of_the_policy():
         assert resolved.resolved == resolved
     assert Engine("vllm", token_budget=100).resolved.max_sequences == 100
     assert dataclasses.replace(Engine("vllm"), policy="trtllm").resolved.reservation == "full"
-    assert Engine("vllm", times="none").host == EngineTimes(source=ENGINE_TIMES["none"].source)
+    assert Engine("vllm", times="none").host == EngineTimes(source=known_times()["none"].source)
 
 
 def test_every_default_time_has_a_source():
     """Where the numbers come from is part of them."""
-    assert all(len(times.source) > 20 for times in ENGINE_TIMES.values())
+    assert all(len(times.source) > 20 for times in known_times().values())
 
 
 @pytest.mark.parametrize(
@@ -251,6 +252,9 @@ def test_what_can_never_be_served_is_refused(costs, refused):
     faults = refused(run_service, small, requests)
     assert [fault.field for fault in faults] == ["engine.token_budget", "engine.kv_blocks"]
     assert "number 1 takes 52 blocks" in faults[1].allowed
+    assert faults[1].way_out == "raise kv_blocks, or leave it out"
+    (fault,) = refused(run_service, dataclasses.replace(small, fits_memory=True), requests_of((0, 100, 500)))
+    assert "use more GPUs" in fault.way_out
     enough = Service.of(costs, Engine("trtllm", kv_block_tokens=10, kv_blocks=52, token_budget=500))
     assert run_service(enough, requests).finish_ps.min() > 0
     short = Service.of(dataclasses.replace(costs, max_context_tokens=519), Engine())
@@ -266,3 +270,6 @@ def test_pools_need_costs_and_engines(costs, refused):
     service = Service.of(costs, Engine())
     (fault,) = refused(Service, service.tables, service.engines, Deployment(prefill_replicas=1))
     assert fault.field == "service.tables, engines"
+    tables = StepTables(costs, dataclasses.replace(costs, lanes=2))
+    (fault,) = refused(Service, tables, service.engines * 2, Deployment(prefill_replicas=1))
+    assert (fault.field, fault.value) == ("service.tables", [1, 2])

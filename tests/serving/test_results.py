@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from perfsim.errors import InputError
 from perfsim.serving.deployment import Deployment
 from perfsim.serving.engine_times import EngineTimes
 from perfsim.serving.policies import Engine
@@ -147,7 +148,9 @@ def test_a_limit_of_time_keeps_what_there_is(costs):
     ended = partial.requests["finish_s"].notna()
     assert 0 < ended.sum() < 50
     assert partial.requests.loc[ended, "finish_s"].max() <= 5
-    assert partial.ttft_s == pytest.approx(partial.requests.loc[ended, "ttft_s"].mean())
+    assert partial.ttft_s == pytest.approx(partial.requests["ttft_s"].mean())  # of those with a first token
+    assert partial.makespan_s == 5.0
+    assert partial.replicas["utilization"].between(0, 1).all()
     assert partial.queue_at_end > 0
     assert not partial.drains
     assert partial.steps["end_s"].max() <= 5
@@ -163,7 +166,37 @@ def test_nothing_at_all_in_time(costs):
     assert np.isnan([partial.ttft_s, partial.tpot_s]).all()
     assert (partial.tokens_per_s, partial.requests_per_s) == (0, 0)
     assert partial.goodput(ttft_s=1.0).finding == "no request has ended"
-    assert "nan" in str(partial).lower()
+    assert partial.makespan_s == pytest.approx(1e-6)
+    assert "TTFT –, TPOT –, 0 tokens/s" in str(partial)
+    assert "nan" not in str(partial)
+
+
+def test_first_tokens_count_where_nothing_ends(costs):
+    """And a run that is cut short lasts from its first request to the limit, whenever that request comes."""
+    requests = OpenLoop(requests_per_s=50, prompt_tokens=500, output_tokens=5000, num_requests=200).requests()
+    with pytest.raises(OverloadError, match="or raise the limit") as caught:
+        serve_requests(Service.of(costs, Engine()), requests, limit_s=3.0)
+    partial = caught.value.partial
+    assert partial.requests["finish_s"].isna().all()
+    assert 0 < partial.ttft_s < 3
+    assert partial.makespan_s == pytest.approx(3 - requests.arrival_s[0])
+    assert (partial.replicas["utilization"] <= 1).all()
+
+
+def test_a_replica_has_an_engine_for_each_lane(costs):
+    """Rows of tables say which; pictures are of one; words count whole replicas."""
+    service = Service.of(dataclasses.replace(costs, lanes=2), Engine("vllm", kv_blocks=400), Deployment(replicas=2))
+    result = serve_requests(service, ClosedLoop(concurrency=8, prompt_tokens=300, output_tokens=60).requests())
+    assert "on 2 replicas of 2 lanes of vllm" in str(result)
+    assert result.replicas[["replica", "lane"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert result.replicas.index.name == "engine"
+    for table in (result.requests, result.steps):
+        assert set(map(tuple, table[["replica", "lane"]].to_numpy().tolist())) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    steps = result.steps.groupby(["replica", "lane"]).size().tolist()
+    assert steps == result.replicas["steps"].tolist()
+    assert result.plot_kv(replica=1, lane=1).has_data()
+    with pytest.raises(InputError, match=r"plot\.lane = 2"):
+        result.plot_steps(lane=2)
 
 
 def test_preemptions_are_told(costs):
@@ -195,9 +228,32 @@ def test_pictures_show_the_data(result, name):
 
 def test_the_picture_of_steps_keeps_their_area(result):
     """Decodes over time: the mean of all columns is the mean of all steps, weighted by their time."""
-    from perfsim.serving.plots import _mean_over_time
+    from perfsim.serving.bands import mean_over_time
 
     mine = result.steps[result.steps["replica"] == 1]
     edges = np.linspace(0.0, mine["end_s"].max(), 50)
     wanted = (mine["decodes"] * (mine["end_s"] - mine["start_s"])).sum() / mine["end_s"].max()
-    assert _mean_over_time(mine, "decodes", edges).mean() == pytest.approx(wanted)
+    assert mean_over_time(mine, "decodes", edges).mean() == pytest.approx(wanted)
+
+
+def test_the_picture_of_steps_keeps_their_peaks(result):
+    """The most of each column is that of the steps in it, and nothing where there is none."""
+    from perfsim.serving.bands import most_over_time
+
+    mine = result.steps[result.steps["replica"] == 0]
+    edges = np.linspace(-1.0, mine["end_s"].max() + 1, 300)
+    found = most_over_time(mine, "kv_blocks", edges)
+    for place in (0, 40, 150, 299 - 2):
+        inside = mine[(mine["start_s"] < edges[place + 1]) & (mine["end_s"] > edges[place])]
+        assert found[place] == inside["kv_blocks"].max() if len(inside) else found[place] == 0
+    assert found.max() == mine["kv_blocks"].max()
+
+
+def test_pictures_draw_on_the_axes_that_they_are_given(result):
+    """And return them."""
+    from matplotlib.figure import Figure
+
+    for axes in Figure().subplots(3, 1)[None]:
+        for ax, draw in zip(axes, (result.plot_latencies, result.plot_steps, result.plot_kv), strict=True):
+            assert draw(ax) is ax
+            assert ax.get_xlabel().startswith("time")

@@ -66,6 +66,37 @@ def test_replicas_share_the_requests(scenario):
     assert two.tokens_per_s > 1.2 * one.tokens_per_s
 
 
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_a_batch_passes_all_stages(scenario, sequence_parallel):
+    """A lane's step takes what one microbatch takes from the first stage to the last, hand-overs included."""
+    model = dataclasses.replace(scenario.model, num_hidden_layers=6)
+    plan = perfsim.Plan(tensor=2, pipeline=4, sequence_parallel=sequence_parallel)
+    costs = ScenarioCosts(dataclasses.replace(scenario, model=model, plan=plan))
+    one, tokens = np.array([1.0]), np.array([1024.0])
+    whole = costs.linear_s(tokens, prompts=True) + costs.head_s(one) + costs.prefill_attention_s(tokens, tokens)
+    prefill = costs.scenario.with_(phase="prefill", batch_size=1, sequence_length=1024)
+    assert whole[0] == pytest.approx(perfsim.simulate(prefill).makespan_s, rel=1e-6)
+    assert costs.lanes == 4
+
+
+def test_stages_serve_lanes_that_share_their_memory(scenario):
+    """As many engines as stages; each has its part of a cache that grows with the GPUs."""
+    stages = scenario.with_(pipeline=2)
+    result = perfsim.serve(stages, TRAFFIC, perfsim.Engine("vllm"))
+    assert len(result.replicas) == 2
+    assert (result.requests["replica"].nunique(), result.requests["lane"].nunique()) == (1, 2)
+    assert "1 replica of 2 lanes" in str(result)
+    told = perfsim.serve(stages, TRAFFIC, perfsim.Engine("vllm"), deployment=perfsim.Deployment(replicas=1))
+    assert told.requests.equals(result.requests)
+    alone, lane = (kv_blocks_of(each, 8192, 16) for each in (scenario, stages))
+    assert alone < 2 * lane < 2.5 * alone
+    slower = perfsim.serve(stages, dataclasses.replace(TRAFFIC, concurrency=1), perfsim.Engine("vllm"))
+    faster = perfsim.serve(
+        scenario.with_(tensor=4), dataclasses.replace(TRAFFIC, concurrency=1), perfsim.Engine("vllm")
+    )
+    assert faster.tpot_s < slower.tpot_s  # a token passes stages one after the other
+
+
 def test_replicas_that_share_experts_step_together(scenario):
     """One engine, whose batch they divide."""
     model = perfsim.load_model("qwen3-30b-a3b")
@@ -96,10 +127,12 @@ def test_static_scales_spare_the_quantiser(scenario):
 
 
 def test_what_cannot_be_served_is_refused(refused, scenario):
-    """Stages, context ranks, traffic that is none, models without room for a cache."""
-    staged = scenario.with_(pipeline=2, context=2)
-    assert {fault.field for fault in refused(perfsim.serve, staged, TRAFFIC, perfsim.Engine())} == {
-        "scenario.plan.pipeline", "scenario.plan.context",
+    """Virtual stages, context ranks, traffic that is none, models without room for a cache."""
+    plan = perfsim.Plan(tensor=2, pipeline=2, context=2, virtual_stages=2, scatter_gather=True)
+    ringed = dataclasses.replace(scenario, plan=plan, workload=perfsim.Workload(batch_size=2))
+    faults = refused(perfsim.serve, ringed, TRAFFIC, perfsim.Engine())
+    assert {fault.field for fault in faults} == {
+        "scenario.plan.context", "scenario.plan.virtual_stages", "scenario.plan.scatter_gather",
     }  # fmt: skip
     faults = refused(perfsim.serve, scenario, "many", "vllm")
     assert [fault.field for fault in faults] == ["serve.traffic", "serve.engine"]

@@ -24,6 +24,7 @@ class Dense:
 
     num_layers = 80
     max_context_tokens = 131_072
+    lanes = 1
 
     def __init__(self):
         """Use H100s; eight share the heads and the columns."""

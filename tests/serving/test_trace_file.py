@@ -71,6 +71,12 @@ def test_a_bad_trace_is_refused(write, table, field, words):
     assert words in str(caught.value)
 
 
+def test_what_is_not_a_number_is_shown_as_that(write):
+    """In plain words, not as an array's element."""
+    with pytest.raises(InputError, match=r"trace\.arrival_s\[0\] = nan: must be a finite number"):
+        read_trace(write({**GOOD, "arrival_s": [None, 0.0, 2.0]}))
+
+
 def test_all_missing_columns_are_named_together(write):
     """So that nobody has to try three times."""
     with pytest.raises(InputError, match="4 faults"):

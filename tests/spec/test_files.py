@@ -107,7 +107,7 @@ def test_layers_may_be_a_list(write):
         ("batch_size = 1024", "batchsize = 1024", "workload.batchsize", "did you mean 'batch_size'?"),
         ('profile = "dgx-h100"', 'profile = "dgx-h100"\nnodes = 2', "cluster.nodes", "the keys are"),
         ("[plan]", "[plans]", "plans", "did you mean 'plan'?"),
-        ('preset = "llm-16l-8192"', 'preset = "llm-16l-8192"\nhead_dim = 2', "model.head_dim", "the keys are preset"),
+        ('"llm-16l-8192"', '"llm-16l-8192"\nhead_dims = 2', "model.head_dims", "did you mean 'head_dim'?"),
     ],
 )
 def test_unknown_keys_are_refused(refused, write, *, old, new, field, way_out):
@@ -192,11 +192,22 @@ def test_a_broken_part_of_a_cluster_does_not_hide_its_other_faults(refused, impr
     assert sorted(fields) == ["cluster.efficiency.matmul", "cluster.num_devices", "cluster.tiers.1.bytes_per_s"]
 
 
+def test_fields_of_a_preset_can_differ(refused, write):
+    """As `with_` changes them, with the checks of the model."""
+    more = 'quantization = "fp8"\nattention_quantization = "none"\nnum_hidden_layers = 4'
+    scenario = load_scenario(write(**{'"llm-16l-8192"': f'"llm-16l-8192"\n{more}'}))
+    wanted = load_scenario(write()).with_(quantization="fp8", attention_quantization="none", num_hidden_layers=4)
+    assert scenario == wanted
+    wrong = 'quantization = "fp9"\nhidden_act = "tanh"'
+    faults = refused(load_scenario, write(**{'"llm-16l-8192"': f'"llm-16l-8192"\n{wrong}'}))
+    assert [fault.field for fault in faults] == ["model.hidden_act", "model.quantization"]
+
+
 def test_an_unknown_key_does_not_hide_an_unknown_profile(refused, write):
     """All faults of a file come together."""
-    path = write(**{'"dgx-h100"': '"dgx-h1000"\nnodes = 2', '"llm-16l-8192"': '"gpt-5"\nhead_dim = 2'})
+    path = write(**{'"dgx-h100"': '"dgx-h1000"\nnodes = 2', '"llm-16l-8192"': '"gpt-5"\nheads = 2'})
     fields = [fault.field for fault in refused(load_scenario, path)]
-    assert fields == ["cluster.nodes", "cluster", "model.head_dim", "model"]
+    assert fields == ["cluster.nodes", "cluster", "model.heads", "model"]
 
 
 @pytest.mark.parametrize("table", [5, "x", None, [1]], ids=repr)

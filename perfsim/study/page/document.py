@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from perfsim.serving.results import ServeResult
 from perfsim.simulation import Result
 from perfsim.study.compare import Comparison
-from perfsim.study.page import words
+from perfsim.study.page import served_words, words
 from perfsim.study.page.balance import balance_figure
 from perfsim.study.page.dag import dag_layout
 from perfsim.study.page.memory import capacity_figure
 from perfsim.study.page.operators import operator_table
 from perfsim.study.page.plans import comparison_rows, kinds_figure, latency_figure
+from perfsim.study.page.served_figures import latencies_figure, served_timeline
+from perfsim.study.page.served_table import MOST_ROWS, request_table
 from perfsim.study.page.timeline import timeline_of
 from perfsim.version import __version__
 
@@ -27,12 +30,12 @@ _SCRIPTS = ("bokeh", "bokeh-widgets", "bokeh-tables")
 """The parts of the library that the page uses; the others would make it twice as large."""
 
 
-def page_html(shown: Result | Comparison) -> str:
-    """Write the page of a result or a comparison.
+def page_html(shown: Result | Comparison | ServeResult) -> str:
+    """Write the page of a result, a comparison or a served load.
 
     Parameters
     ----------
-    shown : Result or Comparison
+    shown : Result, Comparison or ServeResult
 
     Returns
     -------
@@ -40,25 +43,21 @@ def page_html(shown: Result | Comparison) -> str:
         HTML in which every script, style and figure is contained.
     """
     from bokeh.resources import Resources
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     page = _Page()
-    if isinstance(shown, Comparison):
-        comparison = page.comparison(shown)
-        plans = [page.plan(name, shown, f"plan-{number}") for number, name in enumerate(shown.results)]
-        title = f"{len(plans)} plans compared with {shown.baseline}"
+    if isinstance(shown, ServeResult):
+        template, scripts, content = "serving.html", ["page.js", "serving.js"], page.served(shown)
     else:
-        title = words.title(shown)
-        comparison = None
-        plans = [page.plan(title, Comparison({title: shown}, title), "plan-0")]
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return template.from_string(_text("page.html")).render(
-        title=title,
-        comparison=comparison,
-        plans=plans,
+        template, scripts, content = "page.html", ["page.js"], page.plans(shown)
+    templates = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text)
+    )
+    return templates.get_template(template).render(
+        **content,
         version=__version__,
         style=_text("page.css"),
-        script=_text("page.js"),
+        script="".join(map(_text, scripts)),
         library=Resources(mode="inline", log_level="warn", components=[*_SCRIPTS]).render_js(),
         items={name: _as_script(item) for name, item in page.items.items()},
     )
@@ -84,6 +83,47 @@ class _Page:
 
         self.items[key] = json_item(model, key)
         return key
+
+    def plans(self, shown: Result | Comparison) -> dict[str, Any]:
+        """Give what the page says about one plan or several."""
+        if isinstance(shown, Result):
+            title = words.title(shown)
+            return {
+                "title": title,
+                "comparison": None,
+                "plans": [self.plan(title, Comparison({title: shown}, title), "plan-0")],
+            }
+        return {
+            "title": f"{len(shown.results)} plans compared with {shown.baseline}",
+            "comparison": self.comparison(shown),
+            "plans": [self.plan(name, shown, f"plan-{number}") for number, name in enumerate(shown.results)],
+        }
+
+    def served(self, result: ServeResult, key: str = "served") -> dict[str, Any]:
+        """Give what the page says about a served load."""
+        timeline = served_timeline(result, key)
+        latencies, latency_colours = latencies_figure(result)
+        requests, listed = request_table(result, key)
+        return {
+            "key": key,
+            "title": served_words.title(result),
+            "heading": served_words.heading(result),
+            "drains": result.drains,
+            "verdict": served_words.verdict(result),
+            "facts": served_words.facts(result),
+            "findings": served_words.findings(result),
+            "percentiles": served_words.percentiles(result),
+            "latencies": self._place(f"{key}-latency", latencies),
+            "latency_colours": latency_colours,
+            "timeline": self._place(f"{key}-timeline", timeline.layout),
+            "notes": timeline.notes,
+            "windows": timeline.windows,
+            "colours": timeline.colours,
+            "requests": self._place(f"{key}-requests", requests),
+            "num_listed": f"{min(len(result.sent), MOST_ROWS):,}",
+            "listed": listed,
+            "inputs": served_words.inputs(result),
+        }
 
     def comparison(self, comparison: Comparison) -> dict[str, Any]:
         """Give what the page says about several plans."""

@@ -317,5 +317,6 @@ const perfsim = (() => {
     document.documentElement.dataset.complete = "true";
   };
 
-  return { open, model, timeTick, timeline, memory, dagFit, dagScale, dagSearch, tableFilter };
+  const tools = { element, escaped, rgba, soon, time };
+  return { open, model, timeTick, timeline, memory, dagFit, dagScale, dagSearch, tableFilter, tools };
 })();

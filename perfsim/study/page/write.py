@@ -1,4 +1,4 @@
-"""Write the page of a result or a comparison: one file with everything in it, scripts and all."""
+"""Write the page of a result, a comparison or a served load: one file with everything in it, scripts and all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from perfsim.errors import Faults
+from perfsim.serving.results import ServeResult
 from perfsim.simulation import Result
 from perfsim.study.compare import Comparison
 from perfsim.study.output import replace_file
@@ -14,12 +15,12 @@ from perfsim.study.page.document import page_html
 __all__ = ["write_page"]
 
 
-def write_page(result_or_comparison: Result | Comparison, path: str | Path) -> Path:
-    """Write a page that shows and explains a result, or compares several.
+def write_page(result_or_comparison: Result | Comparison | ServeResult, path: str | Path) -> Path:
+    """Write a page that shows and explains a result or a served load, or compares several results.
 
     Parameters
     ----------
-    result_or_comparison : Result or Comparison
+    result_or_comparison : Result, Comparison or ServeResult
     path : str or Path
         The file, which ends in ``.html`` by custom. A file of that name is replaced once the new one is complete;
         folders on the way are made.
@@ -32,7 +33,7 @@ def write_page(result_or_comparison: Result | Comparison, path: str | Path) -> P
     Raises
     ------
     InputError
-        `result_or_comparison` is neither, `path` is no path or a folder, or it cannot be written to.
+        `result_or_comparison` is none of them, `path` is no path or a folder, or it cannot be written to.
 
     Notes
     -----
@@ -48,9 +49,9 @@ def write_page(result_or_comparison: Result | Comparison, path: str | Path) -> P
     '<!doctype html>'
     """
     faults = Faults()
-    if not isinstance(result_or_comparison, Result | Comparison):
-        way_out = "make one with perfsim.simulate or perfsim.compare"
-        faults.add("result_or_comparison", result_or_comparison, "must be of type Result or Comparison", way_out)
+    if not isinstance(result_or_comparison, Result | Comparison | ServeResult):
+        kinds, way_out = "Result, Comparison or ServeResult", "make one with perfsim.simulate, compare or serve"
+        faults.add("result_or_comparison", result_or_comparison, f"must be of type {kinds}", way_out)
     if not isinstance(path, str | os.PathLike):
         faults.add("path", path, "must be a path", "give the name of a file")
     faults.raise_if_any()
