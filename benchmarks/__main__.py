@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import engine, plans, sweeps
+from benchmarks import engine, plans, serving, sweeps
 from benchmarks.measure import machine, markdown
 
 
@@ -16,7 +16,7 @@ from benchmarks.measure import machine, markdown
 def main(out: Path | None, peers: bool) -> None:
     """Measure everything that has a goal; takes a few minutes on one core."""
     about = machine()
-    found = [*engine.figures(), *plans.figures(), *sweeps.figures(with_peers=peers)]
+    found = [*engine.figures(), *plans.figures(), *serving.figures(), *sweeps.figures(with_peers=peers)]
     facts = "\n".join(f"- {name}: {value}" for name, value in about.items())
     page = f"{_HEAD}\n\n{facts}\n\n{markdown(found)}\n"
     if out is None:

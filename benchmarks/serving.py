@@ -6,8 +6,7 @@ import dataclasses
 import resource
 from collections.abc import Iterator
 
-import numpy as np
-
+import perfsim
 from benchmarks.measure import Figure, cpu_seconds, cpu_seconds_once
 from perfsim.serving.costs import RooflineCosts
 from perfsim.serving.deployment import Deployment
@@ -24,7 +23,10 @@ _CLOSED = ClosedLoop(concurrency=64, prompt_tokens=1024, output_tokens=1024, num
 
 def figures() -> Iterator[Figure]:
     """Time the fast engine in closed and open loops, and SimPy beside it."""
-    group, closed = "Serving", _CLOSED.requests()
+    group, closed, cluster = "Serving", _CLOSED.requests(), perfsim.load_cluster("dgx-h100")
+    scenario = perfsim.Scenario(
+        cluster, perfsim.load_model("llama-3.1-70b"), perfsim.Plan(tensor=8), perfsim.Workload()
+    )  # fmt: skip
     for policy in ("vllm", "trtllm", "sglang"):
         service = Service.of(RooflineCosts(), Engine(policy))
         seconds = cpu_seconds(lambda service=service: run_service(service, closed))
@@ -40,7 +42,8 @@ def figures() -> Iterator[Figure]:
     seconds = cpu_seconds(lambda: serve_requests(service, opened).requests, repeats=3)
     name = "vllm, open loop, table of requests kept"
     yield Figure(group, name, len(opened) / seconds / 1e3, "thousand requests/s", 50, at_least=True)
-    yield Figure(group, "1000 configurations of traffic and engine", cpu_seconds_once(lambda: _sweep(service)), "s", 10)
+    seconds = cpu_seconds(lambda: _sweep(scenario), repeats=1)
+    yield Figure(group, "perfsim.sweep, 1000 configurations of traffic and engine", seconds, "s", 10)
     seconds = min(
         cpu_seconds_once(lambda: run_service(Service.of(RooflineCosts(), Engine("vllm")), few)) for _ in "12345"
     )
@@ -50,15 +53,11 @@ def figures() -> Iterator[Figure]:
     yield Figure(group, "the same: most memory of the process", peak, "GiB", 4)
 
 
-def _sweep(service: Service) -> None:
-    """A thousand closed loops on engines of other limits; means are taken from each."""
-    random = np.random.default_rng(0)
-    for seed in range(1000):
-        budget, most = int(random.choice([2048, 4096, 8192])), int(random.choice([64, 128, 256]))
-        engine = Engine("vllm", token_budget=budget, max_sequences=most)
-        traffic = ClosedLoop(concurrency=int(random.integers(1, 129)), prompt_tokens=1024, output_tokens=256, seed=seed)
-        result = serve_requests(Service(service.tables, (engine,)), traffic.requests())
-        _ = result.ttft_s, result.tpot_s, result.tokens_per_s
+def _sweep(scenario: perfsim.Scenario) -> None:
+    """A thousand closed loops on engines of other limits; means and percentiles are taken from each."""
+    traffic = ClosedLoop(prompt_tokens=1024, output_tokens=256)
+    axes = {"token_budget": [2048, 4096], "max_sequences": [64, 128], "seed": [0, 1], "concurrency": range(1, 126)}
+    perfsim.sweep(scenario, traffic=traffic, engine=Engine("vllm"), ttft_s=0.5, tpot_s=0.05, progress=False, **axes)
 
 
 def _million(service: Service) -> None:

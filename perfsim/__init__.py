@@ -43,6 +43,8 @@ from perfsim.study.deployment import draw_deployment, write_deployment
 from perfsim.study.explain import explain
 from perfsim.study.explanation import Explanation, Finding
 from perfsim.study.limits import max_batch
+from perfsim.study.load_result import MaxLoad, UnmetError
+from perfsim.study.max_load import max_load
 from perfsim.study.page import write_page
 from perfsim.study.sensitivity import sensitivity
 from perfsim.study.smallest import min_devices, smallest_plan
@@ -68,6 +70,7 @@ __all__ = [
     "Explanation",
     "Finding",
     "InputError",
+    "MaxLoad",
     "Model",
     "NetworkTier",
     "OpenLoop",
@@ -81,6 +84,7 @@ __all__ = [
     "Slowdown",
     "SweepInterruptedError",
     "Trace",
+    "UnmetError",
     "VerificationReport",
     "Versions",
     "WhatIf",
@@ -103,6 +107,7 @@ __all__ = [
     "load_result",
     "load_scenario",
     "max_batch",
+    "max_load",
     "min_devices",
     "operator_graph",
     "plot_heatmap",

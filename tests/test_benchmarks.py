@@ -279,7 +279,7 @@ def test_a_script_refuses_to_time_a_tool_that_predicts_nothing(reported, predict
 @pytest.fixture
 def run_command(monkeypatch):
     """Give a function that runs the command without the long measurements."""
-    for module in (command.engine, command.plans):
+    for module in (command.engine, command.plans, command.serving):
         monkeypatch.setattr(module, "figures", lambda: [Figure("Engine", "rate", 1.0, "tasks/s")])
 
     def run(sweep_figures, *arguments):
@@ -299,7 +299,7 @@ def test_the_command_writes_a_page_and_leaves_peers_out_when_told_to(run_command
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Performance\n")
     assert "- Processor: " in text
-    assert text.count("| Engine | rate | 1 tasks/s |  |  |") == 2
+    assert text.count("| Engine | rate | 1 tasks/s |  |  |") == 3
 
 
 def test_the_command_shows_why_a_peer_failed_without_a_traceback(run_command):

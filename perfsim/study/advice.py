@@ -42,7 +42,7 @@ class Option:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What `Scenario.with_` takes to make it."""
+        """What `perfsim.Scenario.with_` takes to make it."""
         return self.change.changes
 
     @property
@@ -66,6 +66,13 @@ class Option:
         """How many more device-seconds a token takes: the measure of cheap."""
         devices = self.scenario.plan.num_devices / self.old.plan.num_devices
         return (100 + self.extra_percent) * devices - 100
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What stands in the table of an explanation."""
+        kind = " and ".join(self.change.kinds)
+        after_s, percent = self.after.makespan_s, self.extra_percent
+        return {"change": str(self), "kind": kind, "makespan_s": after_s, "change_percent": percent}
 
     def __str__(self) -> str:
         return ", ".join(

@@ -18,12 +18,14 @@ from perfsim.spec.plan import Plan
 from perfsim.spec.scenario import Scenario, field_path, replace_nested
 from perfsim.units import MAX_SIZE
 
-__all__ = ["SIZES", "Axes", "Axis", "plain", "read_axes"]
+__all__ = ["PARTS", "SIZES", "Axes", "Axis", "plain", "read_axes"]
 
 SIZES = ("workload.batch_size", "workload.sequence_length", "plan.microbatch_size")
 """Axes along which one scenario is evaluated as a whole, by arrays."""
 
-_PARTS = ("cluster", "model", "plan", "workload")
+PARTS = ("cluster", "model", "plan", "workload")
+"""Of a scenario. What else may vary, traffic and engines, is cheaper to change than any of them."""
+
 _TRIED = 1000
 """Combinations of the other axes with which a value is tried before it is refused."""
 
@@ -50,8 +52,13 @@ class Axis:
 
     @property
     def is_part(self) -> bool:
-        """Whether whole plans, workloads, models or clusters vary."""
-        return self.path in _PARTS
+        """Whether whole plans, workloads, models, clusters or engines vary."""
+        return "." not in self.path
+
+    @property
+    def part(self) -> str:
+        """The part that varies, or of which a field varies."""
+        return self.path.partition(".")[0]
 
     def fields(self) -> list[str]:
         """Fields that stand beside the labels of whole parts."""
@@ -108,8 +115,8 @@ class Axes:
         """Positions of the axes, those last along which most is shared: clusters share layouts, sizes everything."""
 
         def shared(i: int) -> int:
-            path = self.axes[i].path
-            return 2 if path in SIZES else int(path.partition(".")[0] == "cluster")
+            axis = self.axes[i]
+            return 2 if axis.path in SIZES or axis.part not in PARTS else int(axis.part == "cluster")
 
         return tuple(sorted(range(len(self.axes)), key=shared))
 
@@ -137,7 +144,7 @@ class Axes:
         ]
 
 
-def read_axes(scenario: Scenario, axes: Mapping[str, Any]) -> Axes:
+def read_axes(scenario: Scenario, axes: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Axes:
     """Check the axes of a sweep and find out what they mean.
 
     Parameters
@@ -146,6 +153,8 @@ def read_axes(scenario: Scenario, axes: Mapping[str, Any]) -> Axes:
         What the sweep starts from.
     axes : mapping
         Field names as `Scenario.with_` takes them, each with a sequence of values or a mapping from labels to values.
+    more : mapping, optional
+        Further parts by their names, such as ``engine``, whose fields may vary too.
 
     Raises
     ------
@@ -155,18 +164,21 @@ def read_axes(scenario: Scenario, axes: Mapping[str, Any]) -> Axes:
     faults = Faults("sweep")
     if not axes:
         faults.add("axes", {}, "must name at least one field to vary", "such as batch_size=[64, 128]")
-    read = [axis for name, values in axes.items() if (axis := _read_axis(name, values, faults)) is not None]
+    base = {**{name: getattr(scenario, name) for name in PARTS}, **(more or {})}
+    found = (_read_axis(name, values, base, faults) for name, values in axes.items())
+    read = [axis for axis in found if axis is not None]
     paths = [axis.path for axis in read]
     for axis in read:
         if paths.count(axis.path) > 1:
             faults.add(axis.name, "...", f"varies {axis.path}, which another axis varies too", "leave one out")
-        _check_values(scenario, axis, [other for other in read if other is not axis], faults)
+        _check_values(base[axis.part], axis, [other for other in read if other is not axis], faults)
     faults.raise_if_any()
     return Axes(tuple(read))
 
 
-def _read_axis(name: str, values: Any, faults: Faults) -> Axis | None:
-    path = name if name in _PARTS else field_path(name, faults)
+def _read_axis(name: str, values: Any, base: Mapping[str, Any], faults: Faults) -> Axis | None:
+    more = {part: type(value) for part, value in base.items() if part not in PARTS}
+    path = name if name in base else field_path(name, faults, more)
     labels: tuple[Any, ...] | None = None
     if isinstance(values, Mapping):
         labels, values = tuple(map(str, values)), tuple(values.values())
@@ -187,21 +199,20 @@ def _read_axis(name: str, values: Any, faults: Faults) -> Axis | None:
     return Axis(name, path, values, labels)
 
 
-def _check_values(scenario: Scenario, axis: Axis, others: list[Axis], faults: Faults) -> None:
+def _check_values(base: Any, axis: Axis, others: list[Axis], faults: Faults) -> None:
     """Record values that can never stand in their field; what only other axes forbid is a point's own reason."""
     part, _, field = axis.path.partition(".")
     if not field:
         for value in axis.values:
-            faults.instance(axis.name, value, type(getattr(scenario, part)))
+            faults.instance(axis.name, value, type(base))
         return
     beside = [
         [(other.path.partition(".")[2], value) for value in other.values]
         for other in others
         if other.path.startswith(f"{part}.") and other.path not in SIZES
     ]
-    wholes = next((other.values for other in others if other.path == part), (getattr(scenario, part),))
-    kind = type(getattr(scenario, part))
-    wholes = tuple(whole for whole in wholes if isinstance(whole, kind)) or (getattr(scenario, part),)
+    wholes = next((other.values for other in others if other.path == part), (base,))
+    wholes = tuple(whole for whole in wholes if isinstance(whole, type(base))) or (base,)
     for value in axis.values:
         # There may be millions of sizes, and what they may be is simple.
         if axis.path in SIZES and type(value) is int and 0 < value <= MAX_SIZE:
@@ -219,7 +230,7 @@ def _check_values(scenario: Scenario, axis: Axis, others: list[Axis], faults: Fa
 def _faults_of(part: Any, path: str, changes: dict[str, Any]) -> list[Fault]:
     """What is wrong with the field `path` of a part after some changes; other fields may vary too."""
     try:
-        replace_nested(part, changes)
+        replace_nested(part, changes, path.partition(".")[0])
     except InputError as error:
         return [fault for fault in error.faults if f"{fault.field}.".startswith(f"{path}.")]
     return []
@@ -244,7 +255,7 @@ def _label(value: Any) -> str:
         return value.label
     if hasattr(value, "num_devices"):
         return f"{value.name} x {value.num_devices}"
-    return str(getattr(value, "name", value))
+    return str(getattr(value, "policy", getattr(value, "name", value)))
 
 
 def _scalar_fields(values: tuple[Any, ...]) -> list[str]:

@@ -9,11 +9,13 @@ import numpy as np
 from perfsim.cost.unfused_attention import has_fused_kernel, score_bytes, unfused_attention_seconds
 from perfsim.errors import Faults
 from perfsim.ops.operators import Attention
+from perfsim.serving.results import ServeResult
 from perfsim.simulation import Result, simulate
 from perfsim.study.advice import Option
 from perfsim.study.bottlenecks import bound_findings, lost_findings, on_path, origin_findings
 from perfsim.study.claims import Claim, deployment_claims
 from perfsim.study.compare import Comparison
+from perfsim.study.explain_serving import explain_serving
 from perfsim.study.explanation import Explanation, Finding
 from perfsim.study.rerun import Rerun
 from perfsim.study.single_changes import HARDWARE, single_changes
@@ -27,30 +29,33 @@ _LARGEST = 3
 _SHOWN = 0.01
 
 
-def explain(result: Result | Comparison) -> Explanation:
-    """Explain a result or a comparison in plain sentences.
+def explain(result: Result | Comparison | ServeResult) -> Explanation:
+    """Explain a result, a comparison or a served load in plain sentences.
 
     Parameters
     ----------
-    result : Result or Comparison
+    result : Result, Comparison or ServeResult
 
     Returns
     -------
     Explanation
         It prints itself. Its ``findings`` are about what bounds the plan, where time is lost, what fits, where the
         times come from, which claims of a deployment hold, and which single change helps most. That of a comparison
-        says how the plans compare and which of their claims hold, and has the explanation of each in ``plans``.
+        says how the plans compare and which of their claims hold, and has the explanation of each in ``plans``. That of
+        a served load speaks of steps, queues, the KV cache and the prefixes in it.
 
     Raises
     ------
     InputError
-        `result` is neither.
+        `result` is none of them.
 
     Notes
     -----
     What helps most is simulated: each number of the hardware 10 % better, and other microbatches, schedules, degrees
     on the same devices and refinements of the plan, one at a time. Only what fits in memory counts. A run under
-    conditions is held against one without, because changes are simulated without.
+    conditions is held against one without, because changes are simulated without. Of a service entries of its engine,
+    other degrees and routers, and more GPUs are simulated with the same requests (the first 20,000), and judged by the
+    mean latency of a request.
 
     Examples
     --------
@@ -63,10 +68,12 @@ def explain(result: Result | Comparison) -> Explanation:
     helps most: 29.3 s become 2.211 s (-92.5 %).
     """
     faults = Faults("explain")
-    if not isinstance(result, Result | Comparison):
-        way_out = "make one with perfsim.simulate or perfsim.compare"
-        faults.add("result", result, "must be of type Result or Comparison", way_out)
+    if not isinstance(result, Result | Comparison | ServeResult):
+        way_out = "make one with perfsim.simulate, perfsim.compare or perfsim.serve"
+        faults.add("result", result, "must be of type Result, Comparison or ServeResult", way_out)
     faults.raise_if_any()
+    if isinstance(result, ServeResult):
+        return explain_serving(result)
     return _comparison(result) if isinstance(result, Comparison) else _result(result)
 
 

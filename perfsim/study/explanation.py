@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from perfsim import html
 from perfsim.spec.tables import FrozenDict
 from perfsim.study.advice import Option
+from perfsim.study.serving_changes import ServingOption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ class Finding:
     Attributes
     ----------
     topic : str
-        One of `TOPICS`.
+        One of ``TOPICS``.
     text : str
         A sentence or a few.
     numbers : mapping of str to float
@@ -55,14 +56,14 @@ class Finding:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
-    """Findings about a result or a comparison. It prints itself, and shows itself in a notebook.
+    """Findings about a result, a comparison or a served load. It prints itself, and shows itself in a notebook.
 
     Attributes
     ----------
     title : str
         What is explained.
     findings : tuple of Finding
-    options : tuple of Option
+    options : tuple of Option or ServingOption
         The single changes that were simulated and fit in memory, the fastest first; none for a comparison.
     plans : dict of str to Explanation
         Of a comparison the explanation of each plan.
@@ -80,7 +81,7 @@ class Explanation:
 
     title: str
     findings: tuple[Finding, ...]
-    options: tuple[Option, ...] = ()
+    options: tuple[Option, ...] | tuple[ServingOption, ...] = ()
     plans: Mapping[str, Explanation] = field(default_factory=FrozenDict)
 
     def about(self, topic: str) -> tuple[Finding, ...]:
@@ -89,14 +90,15 @@ class Explanation:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a single change, the fastest first: ``change``, ``kind``, ``makespan_s``, ``change_percent``."""
+        """One row a single change, the fastest first: ``change``, ``kind``, ``makespan_s``, ``change_percent``.
+
+        Changes of a service have ``latency_s``, the mean of its requests, ``ttft_s``, ``tpot_s``, ``tokens_per_s`` and
+        ``gpus`` instead of the makespan.
+        """
         import pandas as pd
 
-        rows = [
-            (str(option), " and ".join(option.change.kinds), option.after.makespan_s, option.extra_percent)
-            for option in self.options
-        ]
-        return pd.DataFrame(rows, columns=["change", "kind", "makespan_s", "change_percent"])
+        rows = [option.row for option in self.options]
+        return pd.DataFrame(rows, columns=None if rows else ["change", "kind", "makespan_s", "change_percent"])
 
     def __str__(self) -> str:
         lines = [self.title]

@@ -33,13 +33,16 @@ class Parts:
     folder : Path
     about : dict
         What the files belong to: scenario, axes, size of the blocks, version of perfsim.
+    results : tuple of str
+        Columns after those of the axes.
     """
 
     folder: Path
     about: dict[str, Any]
+    results: tuple[str, ...] = RESULTS
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: dict[str, Any]) -> Parts:
+    def open(cls, folder: Path, fingerprint: dict[str, Any], results: tuple[str, ...] = RESULTS) -> Parts:
         """Make the folder, or go on in one that holds the same sweep.
 
         Raises
@@ -57,7 +60,7 @@ class Parts:
                 raise InputError.of("path", str(folder), "holds files that are not of a sweep", way_out)
             with replace_file(file) as stream:
                 stream.write(json.dumps(about, indent=1).encode())
-            return cls(folder, about)
+            return cls(folder, about, results)
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -69,7 +72,7 @@ class Parts:
             raise InputError.of(
                 "path", str(folder), f"holds another sweep (it differs in {', '.join(different)})", way_out
             )
-        return cls(folder, about)
+        return cls(folder, about, results)
 
     def read(self, expected: Mapping[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
         """Read the blocks that are there, by the number of their first point.
@@ -100,19 +103,24 @@ class Parts:
         way_out = "take the file away; its points will be computed again"
         try:
             frame = pd.read_parquet(path, page_checksum_verification=True)
-            belongs = list(frame) == [*axes, *RESULTS] and frame.index.equals(axes.index)
+            belongs = list(frame) == [*axes, *self.results] and frame.index.equals(axes.index)
             same = belongs and all(_alike(frame[name], axes[name]) for name in axes)
-            sound = same and [frame[name].dtype.kind for name in RESULTS[:-1]] == ["f"] * len(RESULTS[2:]) + ["b"]
+            sound = same and all(frame[name].dtype.kind == _kind(name) for name in self.results if name != "reason")
         except Exception as error:  # a damaged description makes the readers raise anything
             raise InputError.of("path", str(path), f"is not a readable Parquet file ({error})", way_out) from error
         if not sound:
             raise InputError.of("path", str(path), "is not a part of this sweep", way_out)
-        return pd.concat([axes, frame[list(RESULTS)]], axis=1)
+        return pd.concat([axes, frame[list(self.results)]], axis=1)
 
     def write(self, first: int, frame: pd.DataFrame) -> None:
         """Keep a block; its file is there whole or not at all."""
         with replace_file(self.folder / f"part-{first:012d}.parquet") as stream:
             frame.to_parquet(stream, write_page_checksum=True)
+
+
+def _kind(name: str) -> str:
+    """NumPy's letter for what a column of results holds: flags or numbers."""
+    return "b" if name in {"fits", "drains"} else "f"
 
 
 def _alike(found: pd.Series, wanted: pd.Series) -> bool:

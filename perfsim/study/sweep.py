@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from perfsim.errors import Faults, InputError, PerfsimError
 from perfsim.spec.files import scenario_from_table, scenario_to_table
 from perfsim.spec.scenario import Scenario
-from perfsim.study.axes import Axes, plain, read_axes
-from perfsim.study.blocks import axis_columns, evaluate_block
+from perfsim.study.axes import PARTS, Axes, plain, read_axes
+from perfsim.study.blocks import RESULTS, evaluate_block
 from perfsim.study.parts import Parts
+from perfsim.study.serving_sweep import serving_task
+from perfsim.study.tasks import Expected, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +42,12 @@ class SweepInterruptedError(PerfsimError, KeyboardInterrupt):
 
 
 def sweep(
-    scenario: Scenario, *, workers: int = 1, executor: Executor | None = None, path: str | Path | None = None,
-    progress: bool = True, **axes: Any,
+    scenario: Scenario, *, traffic: Any = None, engine: Any = None, deployment: Any = None,
+    ttft_s: float | None = None, tpot_s: float | None = None, latency_s: float | None = None,
+    workers: int = 1, executor: Executor | None = None, path: str | Path | None = None, progress: bool = True,
+    **axes: Any,
 ) -> pd.DataFrame:  # fmt: skip
-    """Simulate every point of a product of axes.
+    """Simulate every point of a product of axes; with traffic and an engine, serve it.
 
     The time of each point equals that of `simulate` to the bit. Batch, sequence and microbatch sizes are evaluated
     together, by arrays, at hundreds of thousands of points a second; other axes one value at a time.
@@ -55,6 +56,11 @@ def sweep(
     ----------
     scenario : Scenario
         What the axes change.
+    traffic, engine, deployment : optional
+        As `perfsim.serve` takes them: every point is served, and axes may be fields of these too. Several of them, in a
+        list or a mapping from labels, are an axis of whole parts. `deployment` may be left out.
+    ttft_s, tpot_s, latency_s : float, optional
+        Objectives of goodput, where points are served.
     workers : int
         Processes on this machine.
     executor : concurrent.futures.Executor, optional
@@ -75,7 +81,8 @@ def sweep(
         One row a point, the last axis varying fastest: the axes (whole parts by their label, with their fields beside),
         ``makespan_s``, ``tokens_per_s``, ``first_sequence_s``, ``mfu``, ``mfu_full_attention``, ``peak_bytes``,
         ``capacity_bytes``, ``fits``, and ``reason``, which says why a point does not fit or is impossible. The figures
-        of an impossible point are missing.
+        of an impossible point are missing. Points that are served have other columns, from ``ttft_s`` to ``drains``;
+        see ``docs/serving.md``.
 
     Raises
     ------
@@ -94,16 +101,29 @@ def sweep(
     [[64, 1000, True], [64, 10000, True], [1024, 1000, True], [1024, 10000, True]]
     >>> perfsim.scenario_at(table.iloc[-1]) == scenario
     True
+
+    Served:
+
+    >>> chat = perfsim.Scenario(
+    ...     perfsim.load_cluster("dgx-h100"), perfsim.load_model("llama-3.1-8b"), perfsim.Plan(), perfsim.Workload())
+    >>> traffic = perfsim.ClosedLoop(prompt_tokens=512, output_tokens=32)
+    >>> table = perfsim.sweep(chat, traffic=traffic, engine=perfsim.Engine("vllm"), concurrency=[1, 8], tensor=[1, 2])
+    >>> table[["concurrency", "tensor", "gpus"]].values.tolist()
+    [[1.0, 1.0, 1.0], [1.0, 2.0, 2.0], [8.0, 1.0, 1.0], [8.0, 2.0, 2.0]]
     """
     import pandas as pd
 
-    space = _check(scenario, axes, workers=workers, executor=executor, path=path, progress=progress)
-    task = _Task(scenario, space)
-    parts = None if path is None else Parts.open(Path(path), task.fingerprint())
-    frames: dict[int, pd.DataFrame] = {} if parts is None else parts.read(_Expected(task))
+    serving = {
+        "traffic": traffic, "engine": engine, "deployment": deployment,
+        "ttft_s": ttft_s, "tpot_s": tpot_s, "latency_s": latency_s,
+    }  # fmt: skip
+    task = _check(scenario, axes, serving, workers=workers, executor=executor, path=path, progress=progress)
+    parts = None if path is None else Parts.open(Path(path), task.fingerprint(), task.results)
+    frames: dict[int, pd.DataFrame] = {} if parts is None else parts.read(Expected(task))
     _run_blocks(task, frames, parts, workers=workers, executor=executor, progress=progress)
     table = pd.concat([frames[first] for first in sorted(frames)]).sort_index()
-    table.attrs[ATTRIBUTE] = f'{{"scenario": {_scenario_text(scenario)}, "axes": {json.dumps(space.to_table())}}}'
+    axes_text = json.dumps(task.axes.to_table())
+    table.attrs[ATTRIBUTE] = f'{{"scenario": {_scenario_text(task.scenario)}, "axes": {axes_text}}}'
     return table
 
 
@@ -113,7 +133,7 @@ def _scenario_text(scenario: Scenario) -> str:
     return json.dumps(scenario_to_table(scenario))
 
 
-def _check(scenario: Any, axes: Mapping[str, Any], **arguments: Any) -> Axes:
+def _check(scenario: Any, axes: Mapping[str, Any], serving: Mapping[str, Any], **arguments: Any) -> Task:
     """Check everything that a sweep is given, and read its axes."""
     faults = Faults("sweep")
     faults.integer("workers", arguments["workers"])
@@ -122,68 +142,37 @@ def _check(scenario: Any, axes: Mapping[str, Any], **arguments: Any) -> Axes:
         faults.add("executor", arguments["executor"], "must be a concurrent.futures.Executor")
     if not isinstance(arguments["path"], str | Path | None):
         faults.add("path", arguments["path"], "must be the path of a folder")
-    space = Axes(())
+    task: Task = _Task(scenario, Axes(()))
     if faults.instance("scenario", scenario, Scenario):
         try:
-            space = read_axes(scenario, axes)
+            if any(value is not None for value in serving.values()):
+                task = serving_task(scenario, axes, serving)
+            else:
+                task = _Task(scenario, read_axes(scenario, axes))
         except InputError as error:
             faults.take(error)
     faults.raise_if_any()
-    return space
+    return task
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What every worker needs to know."""
+class _Task(Task):
+    """A sweep of simulations."""
 
-    scenario: Scenario
-    axes: Axes
+    results: ClassVar[tuple[str, ...]] = RESULTS
 
     def block(self, first: int) -> pd.DataFrame:
         """Evaluate the block that begins with point number `first` of the work order."""
         return evaluate_block(self.scenario, self.axes, self.points(first))
-
-    def points(self, first: int) -> NDArray[np.int64]:
-        """Points of a block."""
-        return self.axes.in_work_order(first, min(first + self.length, self.axes.num_points))
-
-    def firsts(self) -> range:
-        """Where the blocks begin."""
-        return range(0, self.axes.num_points, self.length)
 
     @property
     def length(self) -> int:
         """Points of a block."""
         return min(BLOCK, SCENARIOS * self.axes.points_per_scenario)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What a sweep's files must agree on."""
-        return {"scenario": scenario_to_table(self.scenario), "axes": self.axes.to_table(), "block": self.length}
-
-
-class _Expected(Mapping[int, "pd.DataFrame"]):
-    """The columns of the axes of every block, made when they are looked at."""
-
-    def __init__(self, task: _Task) -> None:
-        self.task = task
-
-    def __getitem__(self, first: int) -> pd.DataFrame:
-        import pandas as pd
-
-        if first not in self.task.firsts():
-            raise KeyError(first)
-        points = self.task.points(first)
-        return pd.DataFrame(axis_columns(self.task.axes, points), index=points)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.task.firsts())
-
-    def __len__(self) -> int:
-        return len(self.task.firsts())
-
 
 def _run_blocks(
-    task: _Task, frames: dict[int, pd.DataFrame], parts: Parts | None, *,
+    task: Task, frames: dict[int, pd.DataFrame], parts: Parts | None, *,
     workers: int, executor: Executor | None, progress: bool,
 ) -> None:  # fmt: skip
     """Evaluate the blocks that are not there yet, keeping each as it comes."""
@@ -212,7 +201,7 @@ def _run_blocks(
 
 @contextmanager
 def _evaluated(
-    task: _Task, firsts: list[int], workers: int, executor: Executor | None
+    task: Task, firsts: list[int], workers: int, executor: Executor | None
 ) -> Iterator[Iterator[tuple[int, pd.DataFrame]]]:
     """Give the blocks as they are done: here, in processes of this machine, or where an executor takes them."""
     if executor is None and (workers == 1 or len(firsts) < 2):  # noqa: PLR2004  (one block needs no helpers)
@@ -266,7 +255,8 @@ def scenario_at(row: pd.Series) -> Scenario:
     about = json.loads(text)
     table, axes = about["scenario"], about["axes"]
     # Whole parts first: fields of theirs may vary too.
-    for axis in sorted(axes, key=lambda axis: axis["path"].count(".")):
+    of_scenario = [axis for axis in axes if axis["path"].partition(".")[0] in PARTS]
+    for axis in sorted(of_scenario, key=lambda axis: axis["path"].count(".")):
         table = _replaced(table, axis["path"].split("."), axis["values"][_position(axis, row)])
     return scenario_from_table(table)
 

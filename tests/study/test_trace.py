@@ -9,7 +9,11 @@ from decimal import Decimal
 import pytest
 
 import perfsim
+from perfsim.serving.costs import RooflineCosts
+from perfsim.serving.results import serve_requests
+from perfsim.serving.run import Service
 from perfsim.study import trace as trace_module
+from tests.report.trace_format import by_phase, check_format, to_ps
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,39 @@ def test_a_full_disk_is_told_of(refused, tiny, tmp_path, monkeypatch, contents):
     (fault,) = refused(perfsim.write_trace, tiny, tmp_path / "trace.json.gz")
     assert "No space left on device" in fault.allowed
     assert contents(tmp_path) == {}
+
+
+@pytest.fixture(scope="module")
+def served():
+    """Give a served load whose trace is short."""
+    traffic = perfsim.ClosedLoop(concurrency=4, prompt_tokens=500, output_tokens=20)
+    return serve_requests(Service.of(RooflineCosts(), perfsim.Engine("vllm")), traffic.requests())
+
+
+def test_a_served_load_is_written_too(served, tmp_path):
+    """By the same rules, with the last token at the end."""
+    plain = perfsim.write_trace(served, tmp_path / "trace.json")
+    packed = perfsim.write_trace(served, tmp_path / "trace.json.gz")
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    trace = json.loads(plain.read_bytes(), parse_float=Decimal)
+    events = by_phase(check_format(trace))["X"]
+    assert max(to_ps(event["ts"] + event["dur"]) for event in events) == served.outcome.finish_ps.max()
+    assert trace["otherData"]["result"] == str(served)
+
+
+def test_nothing_half_written_stays_of_a_served_load(served, tmp_path, monkeypatch, contents):
+    """As above."""
+    path = perfsim.write_trace(served, tmp_path / "trace.json.gz")
+    before = path.read_bytes()
+
+    def fails(*_args):
+        yield b"{"
+        raise RuntimeError
+
+    monkeypatch.setattr(trace_module, "serving_trace_text", fails)
+    with pytest.raises(RuntimeError):
+        perfsim.write_trace(served, path)
+    assert contents(tmp_path) == {"trace.json.gz": before}
 
 
 MEASURE = """

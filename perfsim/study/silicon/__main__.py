@@ -11,6 +11,7 @@ from perfsim.study.silicon.communication import write_communication
 from perfsim.study.silicon.fit_attentions import write_attention
 from perfsim.study.silicon.fit_grouped import write_grouped_matmuls
 from perfsim.study.silicon.fit_matmuls import write_matmuls
+from perfsim.study.silicon.fit_serving import write_engine_times
 from perfsim.study.silicon.memory_bound import write_memory_bound
 from perfsim.study.silicon.systems import tables_folder
 
@@ -20,6 +21,7 @@ _FITS: dict[str, Callable[[], Any]] = {
     "attention": write_attention,
     "communication": write_communication,
     "memory_bound": write_memory_bound,
+    "serving": write_engine_times,
 }
 
 

@@ -1,11 +1,13 @@
 """The splits of the public tables, and their faults, on small tables of our own."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from perfsim.cost.calibration.grouped_matmul import DEFAULT_LAYER
 from perfsim.errors import InputError
 from perfsim.study.silicon import grouped_tables, matmul_tables
 from perfsim.study.silicon.systems import PROFILES, accelerator_of
@@ -43,11 +45,35 @@ def layers():
 
 def test_series_that_contradict_their_table_are_found(layers):
     """A split that takes five times as long as no split at all; the others stay, whichever the faulty one is."""
-    assert not grouped_tables.contradictory_rows(layers).any()
+    assert not contradictory(layers).any()
     for split in (2, 8):
         faulty = layers["moe_tp_size"] == split
         slow = layers.assign(latency_s=layers["latency_s"].where(~faulty, 5 * layers["latency_s"]))
-        assert (grouped_tables.contradictory_rows(slow) == faulty).all()
+        assert (contradictory(slow) == faulty).all()
+
+
+def contradictory(layers):
+    """Mark the rows as those of an H100 with weights of one byte."""
+    return grouped_tables.contradictory_rows(layers, grouped_tables.measured_layers(layers, "h100_sxm", "fp8"))
+
+
+def test_loads_that_memory_cannot_feed_are_found(layers):
+    """The weights of 8 experts beyond what L2 holds need 225 us unsplit, which 131 us are too few for."""
+    other = layers.assign(distribution="power_law_1.2")
+    for fastest_s, faulty in ((2e-4, False), (8e-5, True)):
+        fast = layers.assign(latency_s=layers["latency_s"] * fastest_s / layers["latency_s"].min())
+        both = pd.concat([fast, other.assign(latency_s=1e-3)], ignore_index=True)
+        assert contradictory(both).tolist() == [faulty] * len(fast) + [False] * len(other)
+
+
+def test_packed_weights_pass_memory_as_they_are_stored(layers):
+    """A kernel that multiplies in bf16 reads 4.5 bits of a weight; at equal widths it is the kernel without packing."""
+    packed = grouped_tables.measured_layers(layers, "h100_sxm", "bf16-fp4")
+    whole = grouped_tables.measured_layers(layers, "h100_sxm", "bf16")
+    assert (packed.weight_bytes, packed.operand_bytes, packed.peak_flop_per_s) == (0.5625, 2, whole.peak_flop_per_s)
+    assert (packed.log_errors(DEFAULT_LAYER) < whole.log_errors(DEFAULT_LAYER)).all()
+    same = dataclasses.replace(packed, weight_bytes=2.0).log_errors(DEFAULT_LAYER)
+    assert same == pytest.approx(whole.log_errors(DEFAULT_LAYER), abs=1e-9)
 
 
 def test_layers_have_the_loads_of_their_routers(layers):
@@ -81,3 +107,11 @@ def test_public_tables_are_tidy(read):
     assert table["latency_s"].between(1e-6, 1).all()
     assert not table.drop(columns="latency_s").duplicated().any()
     assert np.isfinite(table["latency_s"]).all()
+
+
+def test_models_without_a_gate_are_left_out():
+    """Where the kernels of a library have the same name for both."""
+    pytest.importorskip("aiconfigurator_core", reason="the public tables come with the extra 'silicon'")
+    table = grouped_tables.read_layers("h200_sxm", "vllm", "vllm_unquantizedfusedmoe_triton_tritonexperts", "bf16")
+    assert set(table["inter_size"]) >= {1536, 2048}
+    assert not {1856, 2688, 5120} & set(table["inter_size"])
