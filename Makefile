@@ -1,7 +1,7 @@
 # One word for each daily command. PYTHON names an environment with `pip install -e ".[dev]"`.
 PYTHON ?= python
 
-.PHONY: help install test browser lint format typecheck demo ci
+.PHONY: help install test browser lint format typecheck docs demo ci
 
 help:  ## Say what each word does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,10 @@ format:  ## Put the format right
 
 typecheck:  ## Check the types
 	$(PYTHON) -m mypy
+
+docs:  ## Build the site into build/docs, which needs `pip install -e ".[docs]"`
+	rm -rf build/docs
+	$(PYTHON) -m sphinx -j auto -W --keep-going -c docs . build/docs
 
 demo:  ## Run the demonstration into out/
 	$(PYTHON) -c "from perfsim.cli import main; main()" demo --out out

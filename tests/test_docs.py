@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import perfsim
+from perfsim.study.serving_figures import SERVED
 from perfsim.units import format_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,11 @@ def anchors_of(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def without_blanks(text):
+    """Leave out blanks at the ends of lines, which pandas prints and editors take away."""
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
 def has_python(page):
     """Say whether a page has a block of Python."""
     return any(language == "python" for language, _, _ in blocks_of(page))
@@ -69,7 +75,7 @@ def test_python_blocks_run_and_print_what_stands_below_them(page, tmp_path, monk
             exec(compile(code, f"{name_of(page)}, block {index}", "exec"), names)  # noqa: S102
         following = blocks[index + 1] if index + 1 < len(blocks) else ("", "", "-")
         if following[0] == "text" and not following[2].strip():
-            assert printed.getvalue().rstrip() == following[1].rstrip()
+            assert without_blanks(printed.getvalue()) == without_blanks(following[1])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -91,6 +97,32 @@ def test_every_page_stands_in_the_index():
     for page in DOCS:
         path = page.relative_to(ROOT / "docs").as_posix()
         assert path == "README.md" or f"({path})" in index, path
+
+
+def test_the_index_groups_the_pages_for_the_site():
+    """The site makes its tree of contents from these headings and the first link of each row."""
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    groups = re.findall(r"^## (.+)$", index, re.MULTILINE)
+    assert groups == ["Tutorial", "How-to", "Explanation", "Reference", "Decisions"]
+    rows = re.findall(r"^\| \[.+?\]\((.+?)\)", index, re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    notebooks = {f"../notebooks/{notebook.name}" for notebook in (ROOT / "notebooks").glob("*.ipynb")}
+    others = {"../README.md", "../CHANGELOG.md", "api.rst", "adr/0000-template.md"}
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in DOCS} - {"README.md"}
+    assert set(rows) == pages | notebooks | others
+
+
+@pytest.mark.parametrize("module", [perfsim, perfsim.cost], ids=["perfsim", "perfsim.cost"])
+def test_every_public_name_stands_once_in_the_reference(module):
+    """The page from which the site makes the API has each name below its module, and none that is not public."""
+    text = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
+    costs = text.index(".. automodule:: perfsim.cost")
+    part = text[costs:] if module is perfsim.cost else text[:costs]
+    lists = re.findall(r"^\.\. autosummary::\n   :toctree: generated\n\n((?:   \S+\n)+)", part, re.MULTILINE)
+    names = [name for names in lists for name in names.split() if "." not in name]  # dotted ones are not public
+    names += re.findall(r"^\.\. data:: (\S+)", part, re.MULTILINE)
+    names += ["cost"] if module is perfsim else []  # whose page is the other part
+    assert sorted(names) == sorted(module.__all__)
 
 
 def test_example_of_a_scenario_loads(tmp_path):
@@ -120,6 +152,8 @@ def test_every_column_is_explained():
     for frame in frames:
         for name in [*frame.columns, *(name for name in frame.index.names if name)]:
             assert f"`{name}`" in text, name
+    for name in (*SERVED, "meets"):
+        assert f"`{name}`" in text, name
 
 
 @pytest.fixture(scope="module")

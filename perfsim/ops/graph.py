@@ -64,7 +64,7 @@ class OperatorGraph(Dag):
         return str(stage), ranges(layers), ranges(devices), str(len(mine)), format_count(held)
 
     def verify(self) -> VerificationReport:
-        """Compute the five checks of `perfsim.ops.verify` on this graph."""
+        """Compute the five checks of `perfsim.ops.verify.verify_graph` on this graph."""
         return verify_graph(self)
 
     def to_networkx(self) -> nx.MultiDiGraph:

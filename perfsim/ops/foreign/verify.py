@@ -44,7 +44,7 @@ def verify(source: str | Path | OperatorGraph | nx.DiGraph) -> VerificationRepor
     Returns
     -------
     VerificationReport
-        The checks ``acyclic``, ``connected``, ``dimensions``, ``balance`` and ``structure``; see `docs/verify.md`.
+        The checks ``acyclic``, ``connected``, ``dimensions``, ``balance`` and ``structure``; see ``docs/verify.md``.
 
     Raises
     ------
